@@ -1,0 +1,99 @@
+//! The rendered configuration of one data plane.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel::StreamApiSpec;
+use crate::policy::ChannelPolicy;
+
+/// Version of the rendered format; part of the ConfigMap key's name.
+pub const FORMAT: u32 = 1;
+
+/// Everything one data plane serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Grows with every change.
+    pub sequence: u64,
+    /// The APIs by `namespace/name`.
+    pub apis: BTreeMap<String, Entry>,
+}
+
+/// One API as rendered. `revision` is a digest of everything else but `generation`: equal
+/// revisions need no second look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// `metadata.generation` of the StreamAPI.
+    pub generation: i64,
+    /// Digest of `api`, `policies` and `material`.
+    pub revision: String,
+    /// The API.
+    pub api: Api,
+    /// What is in force, by channel name; every channel has one.
+    pub policies: BTreeMap<String, ChannelPolicy>,
+    /// SHA-256 (hex) of each secret value the entry refers to, by `secret/key`. The values come
+    /// apart, as [`Material`].
+    pub material: BTreeMap<String, String>,
+}
+
+/// An API's identity and spec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Api {
+    /// Namespace of the StreamAPI.
+    pub namespace: String,
+    /// Name of the StreamAPI.
+    pub name: String,
+    /// Its spec.
+    pub spec: StreamApiSpec,
+}
+
+impl Api {
+    /// `namespace/name`, the key in [`Config::apis`].
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Secret values by the SHA-256 (hex) of their bytes.
+#[derive(Clone, Default)]
+pub struct Material(pub BTreeMap<String, Arc<[u8]>>);
+
+impl Material {
+    /// The value that `entry` knows as `secret/key`, if it is here.
+    pub fn find(&self, entry: &Entry, secret: &str, key: &str) -> Option<Arc<[u8]>> {
+        self.0.get(entry.material.get(&format!("{secret}/{key}"))?).cloned()
+    }
+
+    /// All values of the Secret `secret` that `entry` refers to, by key.
+    pub fn of_secret<'a>(
+        &'a self,
+        entry: &'a Entry,
+        secret: &'a str,
+    ) -> impl Iterator<Item = (&'a str, Arc<[u8]>)> {
+        entry.material.iter().filter_map(move |(name, digest)| {
+            let key = name.strip_prefix(secret)?.strip_prefix('/')?;
+            Some((key, self.0.get(digest)?.clone()))
+        })
+    }
+
+    /// The names (`secret/key`) that `entry` refers to and that are not here.
+    pub fn missing(&self, entry: &Entry) -> Vec<String> {
+        entry
+            .material
+            .iter()
+            .filter(|(_, digest)| !self.0.contains_key(*digest))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+/// Values stay out of logs and panics.
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Material({} values)", self.0.len())
+    }
+}

@@ -1,0 +1,157 @@
+//! Servers: what every broker offers to the rest of the data plane, and the state it reports.
+//!
+//! A broker's module reads into an [`Inlet`] and publishes [`Outgoing`] messages; it knows nothing
+//! of clients, policies or transports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sluice_config::channel::Replay;
+
+use crate::feed::Feed;
+use crate::message::{Incarnation, Position, Record};
+
+pub mod generator;
+pub mod kafka;
+pub mod memory;
+
+/// Where a reader of a broker puts what it reads: one feed.
+///
+/// # Invariants
+/// - [`Inlet::open`] comes before anything else, and again after every interruption that may have
+///   changed the address.
+/// - Offsets of one partition never step back between two `open`s; what is below the feed's own
+///   position is ignored, so reading something twice is harmless.
+#[derive(Clone)]
+pub struct Inlet(pub(crate) Arc<Feed>);
+
+/// Where a reader starts.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The incarnation that was found.
+    pub incarnation: Incarnation,
+    /// First offset that will be read, per partition.
+    pub starts: Vec<i64>,
+    /// End of the log, per partition, when it was looked at: records below are the past and enter
+    /// the ring in timestamp order across partitions, once every partition has reached its end.
+    pub ends: Vec<i64>,
+}
+
+/// What a feed holds already; a reader goes on there instead of filling the window again.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// The incarnation that was read.
+    pub incarnation: Incarnation,
+    /// Next offset, per partition.
+    pub positions: Vec<i64>,
+}
+
+impl Inlet {
+    /// What the feed holds already.
+    pub fn resume(&self) -> Option<Resume> {
+        self.0.resume()
+    }
+
+    /// The replay window to fill.
+    pub fn window(&self) -> Replay {
+        self.0.window()
+    }
+
+    /// Payloads over this many bytes are [`Inlet::skip`]ped.
+    pub fn max_message_bytes(&self) -> usize {
+        self.0.max_message_bytes()
+    }
+
+    /// The reader starts. If the incarnation is another than before, everything held is dropped
+    /// and every client is told a gap (`recreated`); if a start lies above what a client needs
+    /// next, that client is told a gap (`expired`).
+    pub fn open(&self, opening: Opening) {
+        self.0.open(opening);
+    }
+
+    /// Takes `records`, each partition's in order, and leaves the vector empty.
+    pub fn push(&self, records: &mut Vec<Record>) {
+        self.0.push(records);
+    }
+
+    /// Everything of `partition` below `position` was read or does not exist (transaction markers,
+    /// compacted records): the end of the partition was reached there.
+    pub fn reached(&self, partition: u32, position: i64) {
+        self.0.reached(partition, position);
+    }
+
+    /// The address has `partitions` partitions now; the new ones are read from offset 0.
+    pub fn grow(&self, partitions: usize) {
+        self.0.grow(partitions);
+    }
+
+    /// The record at `position` is over the size limit: it is counted, and clients are told.
+    pub fn skip(&self, position: Position) {
+        self.0.skip(position);
+    }
+
+    /// The broker no longer holds what lies below `position`; clients that needed it are told.
+    pub fn truncated(&self, partition: u32, position: i64) {
+        self.0.truncated(partition, position);
+    }
+}
+
+/// Why a message was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Surely not written; trying again later can help.
+    #[error("{reason}")]
+    NotWritten {
+        /// What a client is told.
+        reason: String,
+        /// When trying again makes sense.
+        retry_after: Duration,
+    },
+    /// The broker may have it.
+    #[error("{reason}")]
+    Unknown {
+        /// What a client is told.
+        reason: String,
+    },
+    /// The broker refuses messages of this size.
+    #[error("the broker refuses a message of this size")]
+    TooLarge,
+}
+
+/// State of one server connection, as `/readyz` and `server_up` show it.
+#[derive(Debug)]
+pub struct Status(Mutex<State>);
+
+/// What a [`Status`] says.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Whether the broker answers.
+    pub up: bool,
+    /// Why not, and what is missing (a topic, a permission), in words for the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self(Mutex::new(State { up: false, reason: Some("connecting".into()) }))
+    }
+}
+
+impl Status {
+    /// The state now.
+    pub fn state(&self) -> State {
+        self.0.lock().clone()
+    }
+
+    /// Sets the state; `true` if it changed (so that the caller logs it once).
+    pub fn set(&self, up: bool, reason: Option<String>) -> bool {
+        let mut state = self.0.lock();
+        let new = State { up, reason };
+        let changed = *state != new;
+        *state = new;
+        changed
+    }
+}
