@@ -1,0 +1,26 @@
+# Thin names for commands anyone can type. What is not a system package goes to SLUICE_CACHE.
+export SLUICE_CACHE ?= $(HOME)/.cache/sluice
+export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
+
+.PHONY: run build test lint unit
+.DEFAULT_GOAL := build
+
+run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
+	@scripts/setup build
+	cargo run --release --locked -q -p sluice -- run -f examples/orders.yaml
+
+build: ## Build the sluice binary
+	@scripts/setup build
+	cargo build --release --locked -p sluice
+
+test: ## Every suite; ends with `N passed, N failed`
+	@scripts/setup all
+	@scripts/test lint unit
+
+lint: ## Format, clippy, licences and sources
+	@scripts/setup lint
+	@scripts/test lint
+
+unit: ## Tests beside the code
+	@scripts/setup build
+	@scripts/test unit
