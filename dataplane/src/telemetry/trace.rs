@@ -311,7 +311,7 @@ struct Counted<E> {
 impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let outcome = self.exporter.export(batch).await;
-        self.exports.record(outcome.as_ref().map(|()| ()).map_err(OTelSdkError::to_string));
+        self.exports.record(outcome.as_ref().copied().map_err(OTelSdkError::to_string));
         outcome
     }
 
