@@ -102,13 +102,13 @@ pub struct Channel {
 pub struct Message {
     /// Name of the message, the CloudEvents `type`. Default: `dev.sluice.message`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!-~]+$"))]
     pub name: Option<String>,
     /// Media type of messages that do not carry their own. Default: `application/octet-stream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 3, max = 128),
-        regex(pattern = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;.*)?$")
+        regex(pattern = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?$")
     )]
     pub content_type: Option<String>,
 }
@@ -259,7 +259,11 @@ pub struct Publish {
     pub timeout: Span,
     /// Media types accepted, without parameters. Default: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 3, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 3, max = 128), regex(pattern = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub content_types: Vec<String>,
 }
 
