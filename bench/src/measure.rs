@@ -1,0 +1,96 @@
+//! What is measured from outside a process, and what it is measured on.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// The system under test runs here.
+pub const SERVER_CPU: usize = 0;
+/// The load, and the broker, run here.
+pub const LOAD_CPU: usize = 1;
+
+/// Keeps this thread, and every thread and process it starts, on `cpu`. A machine with one core
+/// has no choice, so a refusal is not an error.
+pub fn pin(cpu: usize) {
+    // SAFETY: the set is plain data, written before it is read.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// `command` will run on the server's core.
+pub fn on_server_cpu(command: &mut Command) {
+    // SAFETY: the closure only makes a system call that is safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            pin(SERVER_CPU);
+            Ok(())
+        });
+    }
+}
+
+/// Nanoseconds since 1970, as payloads carry them.
+pub fn now_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    u64::try_from(since.as_nanos()).expect("the year is before 2554")
+}
+
+/// CPU time that a process used so far, in microseconds.
+pub fn cpu_micros(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // The name, which may hold anything, ends at the last parenthesis; user and system time are
+    // the 14th and 15th field, the name being the second.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    // SAFETY: no pointers are passed.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    Ok(ticks * (1_000_000 / per_second))
+}
+
+/// Resident bytes of a process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+}
+
+/// The machine, for the reader of a table.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// Model name of the processor.
+    pub processor: String,
+    /// Cores.
+    pub cores: usize,
+    /// Memory.
+    pub memory_gib: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Congestion control of TCP, which small writes on loopback feel.
+    pub congestion_control: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+        };
+        let kib = field(&read("/proc/meminfo"), "MemTotal");
+        let kib: u64 = kib.trim_end_matches("kB").trim().parse().unwrap_or(0);
+        let info = read("/proc/cpuinfo");
+        Self {
+            processor: field(&info, "model name"),
+            cores: info.lines().filter(|line| line.starts_with("processor")).count(),
+            memory_gib: kib.div_ceil(1024 * 1024),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What a subscribing client reads: WebSocket frames or SSE blocks, in whatever pieces they come.
+
+use anyhow::{Result, bail, ensure};
+
+/// Head of a request or answer that is not whole within this many bytes is not one.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How messages come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// WebSocket without a subprotocol: payloads only.
+    WebSocket,
+    /// Server-sent events.
+    Sse,
+}
+
+impl Wire {
+    /// Its name in commands and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "WebSocket",
+            Self::Sse => "SSE",
+        }
+    }
+
+    /// The request that opens a stream at `path`.
+    pub fn request(self, path: &str) -> String {
+        let accept = match self {
+            Self::WebSocket => {
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: c2x1aWNlIGJlbmNobWFyaw==\r\n"
+            }
+            Self::Sse => "Accept: text/event-stream\r\n",
+        };
+        format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{accept}\r\n")
+    }
+}
+
+/// Something a client read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The stream is open.
+    Open,
+    /// A message's payload.
+    Message(&'a [u8]),
+    /// The server asks whether we live.
+    Ping(&'a [u8]),
+}
+
+/// One client's place in its stream. Holds no buffer between whole frames.
+#[derive(Debug)]
+pub struct Decoder {
+    wire: Wire,
+    stage: Stage,
+    rest: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Plain,
+    Chunked(Chunk),
+}
+
+/// Where a chunked body (RFC 9112 §7.1) stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// In a size line that says this much so far; `false` after an extension began.
+    Size(usize, bool),
+    /// In data, with so many bytes to come.
+    Data(usize),
+    /// In the line end after data.
+    End,
+}
+
+impl Decoder {
+    /// A client that has just sent its request.
+    pub fn new(wire: Wire) -> Self {
+        Self { wire, stage: Stage::Head, rest: Vec::new() }
+    }
+
+    /// Takes what was read.
+    pub fn take(&mut self, mut input: &[u8], sink: &mut impl FnMut(Event<'_>)) -> Result<()> {
+        if self.stage == Stage::Head {
+            let held = self.rest.len();
+            self.rest.extend_from_slice(input);
+            let Some(end) = find(&self.rest, b"\r\n\r\n") else {
+                ensure!(self.rest.len() < MAX_HEAD_BYTES, "the answer's head is too long");
+                return Ok(());
+            };
+            let head = String::from_utf8_lossy(&self.rest[..end]).to_ascii_lowercase();
+            let wanted = if self.wire == Wire::WebSocket { "http/1.1 101" } else { "http/1.1 200" };
+            ensure!(head.starts_with(wanted), "refused: {}", head.lines().next().unwrap_or_default());
+            let chunked = self.wire == Wire::Sse && head.contains("transfer-encoding: chunked");
+            self.stage = if chunked { Stage::Chunked(Chunk::Size(0, true)) } else { Stage::Plain };
+            self.rest = Vec::new();
+            input = &input[end + 4 - held..];
+            sink(Event::Open);
+        }
+        let Stage::Chunked(mut chunk) = self.stage else { return self.plain(input, sink) };
+        while let Some(&first) = input.first() {
+            let taken = match chunk {
+                Chunk::Data(left) => left.min(input.len()),
+                Chunk::Size(..) | Chunk::End => 1,
+            };
+            chunk = match chunk {
+                Chunk::Data(left) => {
+                    self.plain(&input[..taken], sink)?;
+                    if taken < left { Chunk::Data(left - taken) } else { Chunk::End }
+                }
+                Chunk::Size(0, _) if first == b'\n' => bail!("the server ended the stream"),
+                Chunk::Size(size, _) if first == b'\n' => Chunk::Data(size),
+                Chunk::Size(size, true) => match char::from(first).to_digit(16) {
+                    Some(digit) => Chunk::Size(size * 16 + digit as usize, true),
+                    None => Chunk::Size(size, false),
+                },
+                Chunk::Size(size, false) => Chunk::Size(size, false),
+                Chunk::End if first == b'\n' => Chunk::Size(0, true),
+                Chunk::End => Chunk::End,
+            };
+            input = &input[taken..];
+        }
+        self.stage = Stage::Chunked(chunk);
+        Ok(())
+    }
+
+    fn plain(&mut self, input: &[u8], sink: &mut impl FnMut(Event<'_>)) -> Result<()> {
+        let whole = match self.wire {
+            Wire::WebSocket => frames,
+            Wire::Sse => blocks,
+        };
+        if self.rest.is_empty() {
+            let used = whole(input, sink)?;
+            self.rest.extend_from_slice(&input[used..]);
+        } else {
+            let mut rest = std::mem::take(&mut self.rest);
+            rest.extend_from_slice(input);
+            let used = whole(&rest, sink)?;
+            if used < rest.len() {
+                rest.drain(..used);
+                self.rest = rest;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the whole frames at the front of `input` and says how many bytes they were.
+fn frames<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
+    let mut at = 0;
+    loop {
+        let rest = &input[at..];
+        let (start, length) = match rest {
+            [_, 127, b @ ..] => match b.first_chunk() {
+                Some(length) => (10, usize::try_from(u64::from_be_bytes(*length))?),
+                None => return Ok(at),
+            },
+            [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+            [_, 126, ..] | [] | [_] => return Ok(at),
+            [_, length, ..] => (2, usize::from(*length)),
+        };
+        let Some(payload) = rest.get(start..start + length) else { return Ok(at) };
+        match rest[0] {
+            0x81 | 0x82 => sink(Event::Message(payload)),
+            0x89 => sink(Event::Ping(payload)),
+            0x8a => {}
+            0x88 => {
+                bail!("the server closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default()))
+            }
+            other => bail!("the server sent a frame that starts with {other:#04x}"),
+        }
+        at += start + length;
+    }
+}
+
+/// The same for SSE blocks; the payload is what the first `data` line says.
+fn blocks<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
+    let mut at = 0;
+    while let Some(length) = find(&input[at..], b"\n\n") {
+        let block = &input[at..at + length];
+        let mut lines = block.split(|&byte| byte == b'\n');
+        ensure!(!block.starts_with(b"event:"), "the server told: {}", String::from_utf8_lossy(block));
+        if let Some(data) = lines.find_map(|line| line.strip_prefix(b"data:")) {
+            sink(Event::Message(data.strip_prefix(b" ").unwrap_or(data)));
+        }
+        at += length + 2;
+    }
+    Ok(at)
+}
+
+pub(crate) fn find(input: &[u8], wanted: &[u8]) -> Option<usize> {
+    input.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the pieces, the events are the same.
+    fn check(wire: Wire, stream: &[u8], wanted: &[&str]) {
+        for piece in 1..=stream.len() {
+            let (mut decoder, mut seen) = (Decoder::new(wire), Vec::new());
+            for bytes in stream.chunks(piece) {
+                let mut sink = |event: Event<'_>| {
+                    seen.push(match event {
+                        Event::Open => "open".to_owned(),
+                        Event::Message(payload) => String::from_utf8_lossy(payload).into_owned(),
+                        Event::Ping(_) => "ping".to_owned(),
+                    });
+                };
+                decoder.take(bytes, &mut sink).expect("a good stream");
+            }
+            assert_eq!(seen, wanted, "in pieces of {piece}");
+            assert!(decoder.rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn web_socket_frames_come_in_any_pieces() {
+        let long = "x".repeat(200);
+        let mut stream =
+            b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n\x81\x02hi\x89\x00\x82\x7e\x00\xc8".to_vec();
+        stream.extend_from_slice(long.as_bytes());
+        stream.extend_from_slice(b"\x81\x7f\0\0\0\0\0\0\0\x03end");
+        check(Wire::WebSocket, &stream, &["open", "hi", "ping", &long, "end"]);
+    }
+
+    #[test]
+    fn sse_blocks_come_in_any_pieces() {
+        let stream = b"HTTP/1.1 200 OK\r\n\r\nretry: 1\nid: 0\n\nid: 1\ndata: one\n\nid: 1\n\ndata: two\ndata: more\n\n";
+        check(Wire::Sse, stream, &["open", "one", "two"]);
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            5\r\nid: 0\r\n2\r\n\n\n\r\n0b;ext=1\r\ndata: one\n\n\r\n";
+        check(Wire::Sse, chunked, &["open", "one"]);
+    }
+
+    #[test]
+    fn refusals_and_closes_are_errors() {
+        let taken =
+            |wire, stream: &[u8]| Decoder::new(wire).take(stream, &mut |_| {}).map_err(|e| e.to_string());
+        assert!(taken(Wire::Sse, b"HTTP/1.1 404 Not Found\r\n\r\n").expect_err("a refusal").contains("404"));
+        let closed = b"HTTP/1.1 101 x\r\n\r\n\x88\x06\x03\xf4slow";
+        assert!(taken(Wire::WebSocket, closed).expect_err("a refusal").contains("slow"));
+        assert!(taken(Wire::Sse, b"HTTP/1.1 200 x\r\n\r\nevent: gap\ndata: {}\n\n").is_err());
+        let ended = b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        assert!(taken(Wire::Sse, ended).is_err());
+    }
+}
