@@ -281,17 +281,17 @@ mod tests {
     #[test]
     fn an_endpoint_is_a_plain_base_url() {
         assert_eq!(
-            signal_url("http://127.0.0.1:4318", "metrics").unwrap(),
-            "http://127.0.0.1:4318/v1/metrics"
+            signal_url("http://127.0.0.1:4318", "metrics").as_deref(),
+            Ok("http://127.0.0.1:4318/v1/metrics")
         );
         assert_eq!(
-            signal_url("https://otel.example/base/", "traces").unwrap(),
-            "https://otel.example/base/v1/traces"
+            signal_url("https://otel.example/base/", "traces").as_deref(),
+            Ok("https://otel.example/base/v1/traces")
         );
         for wrong in
             ["", "127.0.0.1:4318", "grpc://a:4317", "http://user:secret@a", "http://a/?key=secret", "no url"]
         {
-            let problem = signal_url(wrong, "metrics").unwrap_err();
+            let problem = signal_url(wrong, "metrics").expect_err("not an endpoint");
             assert!(!problem.contains("secret"), "{problem}");
         }
     }
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn exports_are_counted_by_outcome() {
         let registry = Registry::new();
-        let exports = Exports::register(&registry, "metrics").unwrap();
+        let exports = Exports::register(&registry, "metrics").expect("it can be had");
         for outcome in [Err("away".to_owned()), Err("away".to_owned()), Ok(())] {
             exports.record(outcome);
         }
@@ -328,11 +328,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_collector_that_is_away_delays_neither_start_nor_end() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("it can be had");
+        let endpoint = format!("http://{}", listener.local_addr().expect("it can be had"));
         drop(listener);
         let registry = Registry::new();
-        let exporter = Exporter::start(&endpoint, registry.clone(), resource()).unwrap();
+        let exporter = Exporter::start(&endpoint, registry.clone(), resource()).expect("it can be had");
         let began = std::time::Instant::now();
         exporter.shutdown().await;
         assert!(began.elapsed() < SHUTDOWN_TIMEOUT);

@@ -158,10 +158,10 @@ mod tests {
 
     #[test]
     fn a_counter_is_a_cumulative_monotonic_sum() {
-        let registry = Registry::new_custom(Some("sluice".into()), None).unwrap();
-        let family =
-            IntCounterVec::new(Opts::new("messages_written_total", "Written."), &["api", "channel"]).unwrap();
-        registry.register(Box::new(family.clone())).unwrap();
+        let registry = Registry::new_custom(Some("sluice".into()), None).expect("a valid prefix");
+        let family = IntCounterVec::new(Opts::new("messages_written_total", "Written."), &["api", "channel"])
+            .expect("a valid family");
+        registry.register(Box::new(family.clone())).expect("a valid family");
         family.with_label_values(&["shop", "orders"]).inc_by(3);
         family.with_label_values(&["shop", "stock"]).inc_by(4);
         let metrics = converted(&registry);
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn a_gauge_has_a_value_and_no_start() {
         let registry = Registry::new();
-        let gauge = RegistryGauge::new("ring_bytes", "Held.").unwrap();
-        registry.register(Box::new(gauge.clone())).unwrap();
+        let gauge = RegistryGauge::new("ring_bytes", "Held.").expect("a valid family");
+        registry.register(Box::new(gauge.clone())).expect("a valid family");
         gauge.set(-2.5);
         let metrics = converted(&registry);
         assert_eq!(metrics[0].unit, "By");
@@ -200,8 +200,8 @@ mod tests {
     fn a_histogram_counts_each_value_in_one_bucket() {
         let registry = Registry::new();
         let options = HistogramOpts::new("publish_duration_seconds", "Took.").buckets(vec![0.1, 1.0]);
-        let family = HistogramVec::new(options, &["transport"]).unwrap();
-        registry.register(Box::new(family.clone())).unwrap();
+        let family = HistogramVec::new(options, &["transport"]).expect("a valid family");
+        registry.register(Box::new(family.clone())).expect("a valid family");
         let histogram = family.with_label_values(&["http"]);
         for seconds in [0.05, 0.1, 0.5, 2.0, 3.0] {
             histogram.observe(seconds);

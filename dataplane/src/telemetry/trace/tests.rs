@@ -10,14 +10,14 @@ struct Ended(Arc<Mutex<Vec<SpanData>>>);
 
 impl SpanExporter for Ended {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.0.lock().unwrap().extend(batch);
+        self.0.lock().expect("not poisoned").extend(batch);
         Ok(())
     }
 }
 
 impl Ended {
     fn only(&self) -> SpanData {
-        let mut spans = self.0.lock().unwrap();
+        let mut spans = self.0.lock().expect("not poisoned");
         assert_eq!(spans.len(), 1, "{spans:?}");
         spans.remove(0)
     }
@@ -48,14 +48,14 @@ fn attribute(span: &SpanData, key: &str) -> Option<String> {
 
 #[test]
 fn only_what_the_standard_allows_is_a_traceparent() {
-    let good = TraceParent::parse(PARENT.as_bytes()).unwrap();
+    let good = TraceParent::parse(PARENT.as_bytes()).expect("a good one");
     assert_eq!((good.trace_id[0], good.span_id[7], good.flags), (0x0a, 0x31, 1));
     assert!(
         TraceParent::parse(b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-09-more")
-            .unwrap()
+            .expect("of a later version")
             .is_sampled()
     );
-    assert!(!TraceParent::parse(UNSAMPLED.as_bytes()).unwrap().is_sampled());
+    assert!(!TraceParent::parse(UNSAMPLED.as_bytes()).expect("a good one").is_sampled());
     for wrong in [
         "",
         "00",
@@ -135,7 +135,7 @@ fn what_is_not_sampled_passes_untouched() {
         channel.publish("http", &mut message).acknowledged("id");
         assert_eq!(message.headers, headers(list));
     }
-    assert!(ended.0.lock().unwrap().is_empty());
+    assert!(ended.0.lock().expect("not poisoned").is_empty());
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_sampled_root_replaces_a_context_that_cannot_be_one() {
     assert_ne!(span.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
     let names: Vec<&str> = message.headers.iter().map(|(name, _)| name.as_ref()).collect();
     assert_eq!(names, ["b", "traceparent"]);
-    let own = TraceParent::of(&message.headers).unwrap();
+    let own = TraceParent::of(&message.headers).expect("it was injected");
     assert_eq!(own.span_id, span.span_context.span_id().to_bytes());
 }
 
