@@ -6,8 +6,28 @@
 //!
 //! [`Config`]: sluice_config::Config
 
+mod admin;
+mod channel;
 pub mod config;
+mod console;
+mod cursor;
+mod encode;
+mod engine;
+mod feed;
+mod gateway;
+mod http;
+mod listener;
+mod message;
+mod negotiate;
+mod policy;
+mod publish;
+mod respond;
+mod runtime;
 pub mod serve;
+mod server;
+mod telemetry;
+mod tls;
+mod transport;
 
 pub use config::{CursorKey, Loaded, Refused, TlsMaterial};
 pub use serve::{Options, ServeError, Server};

@@ -2,11 +2,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
+use crate::admin::{self, Shown};
 use crate::config::Loaded;
+use crate::engine::Engine;
+use crate::feed::ring::Budget;
+use crate::gateway::Gateway;
+use crate::listener::{Listener, TlsConfig};
+use crate::runtime::Runtime;
+use crate::telemetry::trace::Tracing;
+use crate::telemetry::{Metrics, otlp};
+use crate::tls;
 
 /// How a data plane runs. What it serves comes as [`Loaded`].
 #[derive(Clone, Debug)]
@@ -46,6 +62,15 @@ pub enum ServeError {
     Certificate(String),
 }
 
+/// How long a sweep over feeds and gauges may wait.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Within what time clients are told to go after SIGINT: somebody waits at a terminal.
+const INTERRUPT_SPREAD: Duration = Duration::from_millis(500);
+/// How long the exporter of metrics and traces may take at the end.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
+/// Share of the memory limit that rings may hold.
+const RING_SHARE: f64 = 0.4;
+
 /// A bound data plane.
 pub struct Server {
     /// Where plain HTTP listens (the port is known even if 0 was asked for).
@@ -54,17 +79,234 @@ pub struct Server {
     pub tls_address: Option<SocketAddr>,
     /// Where the admin port listens.
     pub admin_address: SocketAddr,
+    options: Options,
+    http: TcpListener,
+    https: Option<TcpListener>,
+    admin: TcpListener,
+    started: Instant,
 }
 
 impl Server {
     /// Opens the listeners; nothing is accepted before [`Server::run`].
     pub async fn bind(options: Options) -> Result<Self, ServeError> {
-        let address = options.listen;
-        Ok(Self { address, tls_address: options.listen_tls, admin_address: options.admin })
+        let started = Instant::now();
+        let (http, address) = bind(options.listen)?;
+        let (admin, admin_address) = bind(options.admin)?;
+        let (https, tls_address) = match options.listen_tls.map(bind).transpose()? {
+            Some((socket, address)) => (Some(socket), Some(address)),
+            None => (None, None),
+        };
+        Ok(Self { address, tls_address, admin_address, options, http, https, admin, started })
     }
 
     /// Serves what `loaded` holds and follows its changes, until SIGTERM or SIGINT; then drains.
-    pub async fn run(self, _loaded: watch::Receiver<Arc<Loaded>>) -> Result<(), ServeError> {
+    pub async fn run(self, mut loaded: watch::Receiver<Arc<Loaded>>) -> Result<(), ServeError> {
+        let Self { options, http, https, admin, started, .. } = self;
+        let mut signals = Signals::new();
+        let metrics = Metrics::new();
+        let export = Export::start(&options, &metrics);
+        let shards = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let engine = Engine::start(shards, &Handle::current()).expect("the system can start threads");
+        let budget = Arc::new(Budget::new((memory_limit() as f64 * RING_SHARE) as usize));
+        metrics.ring_budget_bytes.set(i64::try_from(budget.limit()).unwrap_or(i64::MAX));
+        let gateway = Arc::new(Gateway {
+            routes: Default::default(),
+            catalog: Default::default(),
+            engine: engine.clone(),
+            metrics: metrics.clone(),
+            hosts: options.hosts.clone(),
+            console: options.console,
+            draining: AtomicBool::new(false),
+        });
+        let shown = Arc::new(Shown {
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            applied: Default::default(),
+            servers: Default::default(),
+            metrics: metrics.clone(),
+        });
+        let mut runtime = Runtime::new(gateway.clone(), export.tracing.clone(), budget);
+        let certificate: TlsConfig = Default::default();
+        let first = loaded.borrow_and_update().clone();
+        if let (Some(_), Err(reason)) = (&https, take_certificate(&first, &certificate)) {
+            return Err(ServeError::Certificate(reason));
+        }
+        apply(&mut runtime, &first, &shown);
+
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut tasks = JoinSet::new();
+        let listener = Listener { socket: http, tls: None, gateway: gateway.clone() };
+        tasks.spawn(listener.run(graceful.clone()));
+        if let Some(socket) = https {
+            let listener = Listener { socket, tls: Some(certificate.clone()), gateway: gateway.clone() };
+            tasks.spawn(listener.run(graceful.clone()));
+        }
+        let admin = tokio::spawn(axum::serve(admin, admin::routes(shown.clone())).into_future());
+        shown.ready.store(true, Ordering::SeqCst);
+        metrics.start_seconds.set(started.elapsed().as_secs_f64());
+
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spread = loop {
+            tokio::select! {
+                changed = loaded.changed() => {
+                    if changed.is_err() {
+                        break options.drain_grace / 2;
+                    }
+                    let next = loaded.borrow_and_update().clone();
+                    if let Err(reason) = take_certificate(&next, &certificate) {
+                        tracing::warn!(%reason, "the certificate was refused; the last good one keeps serving");
+                    }
+                    apply(&mut runtime, &next, &shown);
+                }
+                _ = sweep.tick() => runtime.sweep(),
+                interrupted = signals.next() => {
+                    break if interrupted { INTERRUPT_SPREAD.min(options.drain_grace) } else { options.drain_grace / 2 };
+                }
+            }
+        };
+        let drain = drain(&options, spread, &shown, &gateway, tasks, graceful, &runtime);
+        tokio::select! {
+            () = drain => {}
+            () = signals.interrupted() => tracing::warn!("interrupted again: exiting without finishing the drain"),
+        }
+        admin.abort();
+        export.shutdown().await;
         Ok(())
+    }
+}
+
+/// Readiness goes off at once, listeners accept for the propagation delay, then every client is
+/// told to go and pending publishes are answered.
+async fn drain(
+    options: &Options,
+    spread: Duration,
+    shown: &Shown,
+    gateway: &Gateway,
+    mut listeners: JoinSet<()>,
+    graceful: Arc<GracefulShutdown>,
+    runtime: &Runtime,
+) {
+    tracing::info!(streams = gateway.engine.open(), "draining");
+    shown.draining.store(true, Ordering::SeqCst);
+    tokio::time::sleep(options.drain_delay).await;
+    gateway.draining.store(true, Ordering::SeqCst);
+    listeners.shutdown().await;
+    let streams = gateway.engine.drain(spread);
+    // The listeners' clones are gone with their tasks.
+    let requests = async {
+        if let Ok(graceful) = Arc::try_unwrap(graceful) {
+            graceful.shutdown().await;
+        }
+    };
+    let both = async { tokio::join!(streams, requests) };
+    if tokio::time::timeout(options.drain_grace, both).await.is_err() {
+        tracing::warn!(streams = gateway.engine.open(), "the drain took longer than its grace period");
+    }
+    runtime.close(options.drain_grace).await;
+    tracing::info!("drained");
+}
+
+fn apply(runtime: &mut Runtime, loaded: &Loaded, shown: &Shown) {
+    let (applied, servers) = runtime.apply(loaded);
+    tracing::info!(
+        sequence = applied.sequence,
+        apis = applied.apis.len(),
+        refused = applied.refused.len(),
+        "config applied"
+    );
+    shown.applied.store(Arc::new(applied));
+    shown.servers.store(Arc::new(servers));
+    runtime.sweep();
+}
+
+fn take_certificate(loaded: &Loaded, certificate: &TlsConfig) -> Result<(), String> {
+    if let Some(material) = &loaded.tls {
+        certificate.store(Arc::new(Some(tls::server_config(material)?)));
+    }
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let open = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        // Thousands of clients come back at once after a restart.
+        socket.listen(4096)?;
+        let socket = TcpListener::from_std(socket.into())?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    open().map_err(|source| ServeError::Bind { address, source })
+}
+
+/// The memory this process may use: its cgroup's limit, else the machine's.
+fn memory_limit() -> u64 {
+    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let machine = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
+    };
+    cgroup.and_then(|text| text.trim().parse().ok()).or_else(machine).unwrap_or(1 << 30)
+}
+
+/// Export of metrics and traces, if it was asked for.
+struct Export {
+    tracing: Tracing,
+    exporter: Option<otlp::Exporter>,
+}
+
+impl Export {
+    /// An endpoint that cannot be used is reported; it stops nothing.
+    fn start(options: &Options, metrics: &Metrics) -> Self {
+        let Some(endpoint) = &options.otlp_endpoint else {
+            return Self { tracing: Tracing::Off, exporter: None };
+        };
+        let told = |reason: String| tracing::warn!(%reason, "OTLP export is off");
+        let exporter = otlp::Exporter::start(endpoint, metrics.registry.clone(), otlp::resource());
+        let tracing = Tracing::start(endpoint, &metrics.registry, otlp::resource());
+        Self { exporter: exporter.map_err(told).ok(), tracing: tracing.map_err(told).unwrap_or_default() }
+    }
+
+    async fn shutdown(self) {
+        let Self { tracing, exporter } = self;
+        let both = async {
+            tracing.shutdown().await;
+            if let Some(exporter) = exporter {
+                exporter.shutdown().await;
+            }
+        };
+        if tokio::time::timeout(EXPORT_PATIENCE, both).await.is_err() {
+            tracing::warn!("the last metrics and traces could not be exported in time");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        let listen = |kind| signal(kind).expect("signals can be listened to");
+        Self { terminate: listen(SignalKind::terminate()), interrupt: listen(SignalKind::interrupt()) }
+    }
+
+    /// Whether the next signal is an interrupt from a terminal.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => true,
+        }
+    }
+
+    async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
     }
 }

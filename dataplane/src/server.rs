@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_config::channel::Replay;
+use sluice_config::server::Generator;
 
 use crate::feed::Feed;
-use crate::message::{Incarnation, Position, Record};
+use crate::message::{Incarnation, Outgoing, Position, Record};
 
 pub mod generator;
 pub mod kafka;
@@ -153,5 +154,80 @@ impl Status {
         let changed = *state != new;
         *state = new;
         changed
+    }
+}
+
+/// What a feed reads.
+pub enum Source {
+    /// A topic.
+    Kafka {
+        /// The client, shared by everything with the same configuration.
+        client: Arc<kafka::Client>,
+        /// The topic.
+        topic: String,
+    },
+    /// A log in memory.
+    Memory(Arc<memory::Log>),
+    /// Synthetic messages.
+    Generator {
+        /// What is generated.
+        settings: Generator,
+        /// For whom.
+        address: String,
+    },
+}
+
+/// A source being read; dropping it stops that.
+pub enum Reading {
+    /// Of a topic.
+    Kafka(kafka::Reading),
+    /// Of a log in memory.
+    Memory(memory::Reading),
+    /// Of a generator.
+    Generator(generator::Reading),
+}
+
+impl Source {
+    /// Starts reading into `inlet`.
+    pub fn read(&self, inlet: Inlet) -> Reading {
+        match self {
+            Self::Kafka { client, topic } => Reading::Kafka(client.read(topic, inlet)),
+            Self::Memory(log) => Reading::Memory(log.read(inlet)),
+            Self::Generator { settings, address } => {
+                Reading::Generator(generator::read(settings, address, inlet))
+            }
+        }
+    }
+
+    /// Whether it is read also while nobody listens: its ring is the log.
+    pub const fn is_always_on(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+}
+
+/// Where a channel's messages go.
+pub enum Sink {
+    /// A topic.
+    Kafka {
+        /// The client, shared by everything with the same configuration.
+        client: Arc<kafka::Client>,
+        /// The topic.
+        topic: String,
+    },
+    /// A log in memory.
+    Memory(Arc<memory::Log>),
+}
+
+impl Sink {
+    /// Resolves when the broker has acknowledged, or will not.
+    pub async fn publish(
+        &self,
+        message: Outgoing,
+        timeout: Duration,
+    ) -> Result<(Incarnation, Position), PublishError> {
+        match self {
+            Self::Kafka { client, topic } => client.publish(topic, message, timeout).await,
+            Self::Memory(log) => Ok(log.publish(message)),
+        }
     }
 }

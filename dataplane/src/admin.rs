@@ -1,0 +1,80 @@
+//! The admin port: health, readiness, metrics and the config in force. GET only, never public.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder, TextEncoder};
+
+use crate::runtime::{Applied, ServerState};
+use crate::telemetry::Metrics;
+
+/// What the admin port shows.
+pub struct Shown {
+    /// A config was applied and listeners are open.
+    pub ready: AtomicBool,
+    /// The process goes away.
+    pub draining: AtomicBool,
+    /// The config in force.
+    pub applied: ArcSwap<Applied>,
+    /// State of every server.
+    pub servers: ArcSwap<Vec<ServerState>>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The admin port's routes.
+pub fn routes(shown: Arc<Shown>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/config", get(config))
+        .with_state(shown)
+}
+
+/// A broker that is away does not change the status: one dead broker must not take a gateway out of
+/// its Service.
+async fn ready(State(shown): State<Arc<Shown>>) -> Response {
+    let draining = shown.draining.load(Ordering::SeqCst);
+    let ready = shown.ready.load(Ordering::SeqCst) && !draining;
+    let servers: Vec<_> = shown
+        .servers
+        .load()
+        .iter()
+        .map(|server| {
+            let state = server.status.state();
+            serde_json::json!({
+                "namespace": server.namespace,
+                "api": server.api,
+                "server": server.server,
+                "up": state.up,
+                "reason": state.reason,
+            })
+        })
+        .collect();
+    let body = serde_json::json!({"ready": ready, "draining": draining, "servers": servers});
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(body)).into_response()
+}
+
+async fn config(State(shown): State<Arc<Shown>>) -> Response {
+    axum::Json(&**shown.applied.load()).into_response()
+}
+
+async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
+    let mut families = shown.metrics.registry.gather();
+    families.extend(prometheus::gather());
+    let mut body = Vec::new();
+    match TextEncoder::new().encode(&families, &mut body) {
+        Ok(()) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

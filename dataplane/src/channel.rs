@@ -1,0 +1,164 @@
+//! A channel as it runs: what its clients share, and what a reload changes under them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use sluice_config::channel::{Channel as Spec, Lifecycle, LifecycleState};
+
+use crate::cursor::Cursors;
+use crate::encode::Encoder;
+use crate::feed::Feed;
+use crate::policy::{Policy, Principal, Rates};
+use crate::respond::Refusal;
+use crate::server::{Sink, Status};
+use crate::telemetry::ChannelMetrics;
+use crate::telemetry::trace::ChannelTracing;
+
+/// What clients of one channel share. It stays the same object across reloads, so that open
+/// streams see what changed.
+pub struct Channel {
+    /// `namespace/name` of the API.
+    pub api: Arc<str>,
+    /// Name of the channel.
+    pub name: Arc<str>,
+    /// Metrics.
+    pub metrics: Arc<ChannelMetrics>,
+    /// Buckets of `limits.publishRate`.
+    pub rates: Rates,
+    state: ArcSwap<State>,
+    version: AtomicU64,
+    connections: AtomicU32,
+}
+
+/// What a reload may change.
+pub struct State {
+    /// The spec.
+    pub spec: Spec,
+    /// The API's lifecycle.
+    pub lifecycle: Lifecycle,
+    /// Policies, with secrets resolved.
+    pub policy: Policy,
+    /// The channel's cursors.
+    pub cursors: Cursors,
+    /// How messages are written.
+    pub encoder: Encoder,
+    /// What subscribers read.
+    pub feed: Option<Arc<Feed>>,
+    /// Where publishes go.
+    pub sink: Option<Sink>,
+    /// State of the server.
+    pub server: Arc<Status>,
+    /// Makes spans.
+    pub tracing: ChannelTracing,
+    /// The channel is gone.
+    pub removed: bool,
+}
+
+impl Channel {
+    /// A channel in its first state.
+    pub fn new(api: &str, name: &str, metrics: Arc<ChannelMetrics>, state: State) -> Arc<Self> {
+        Arc::new(Self {
+            api: api.into(),
+            name: name.into(),
+            metrics,
+            rates: Rates::default(),
+            state: ArcSwap::from_pointee(state),
+            version: AtomicU64::new(1),
+            connections: AtomicU32::new(0),
+        })
+    }
+
+    /// The state now.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Changes the state; open streams are judged anew.
+    pub fn change(&self, state: State) {
+        self.state.store(Arc::new(state));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Takes one of the channel's connections.
+    pub fn connect(self: &Arc<Self>, limit: u32) -> Result<Connection, Refusal> {
+        let taken = self
+            .connections
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| (open < limit).then_some(open + 1));
+        match taken {
+            Ok(_) => Ok(Connection(self.clone())),
+            Err(_) => {
+                self.metrics.decision("limits", "refused");
+                Err(Refusal::TooManyConnections { limit })
+            }
+        }
+    }
+}
+
+/// One of a channel's connections; dropping it gives it back.
+pub struct Connection(Arc<Channel>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl State {
+    /// Whether anybody is served at all, now.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.removed {
+            return Err(Refusal::NotFound);
+        }
+        if self.lifecycle.state == LifecycleState::Blocked {
+            return Err(Refusal::Blocked);
+        }
+        match &self.policy.closed {
+            Some(reason) => Err(Refusal::NotReady(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a stream that `principal` opened on `feed` may stay open.
+    pub fn reevaluate(&self, principal: &Principal, feed: Option<&Arc<Feed>>) -> Result<(), Refusal> {
+        self.check()?;
+        self.policy.reevaluate(principal)?;
+        let same = match (feed, &self.feed) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            // A stream that only publishes holds no feed.
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        if same { Ok(()) } else { Err(Refusal::Changed) }
+    }
+
+    /// Adds what every answer of a deprecated API carries (RFC 9745, RFC 8594).
+    pub fn add_lifecycle_headers(&self, headers: &mut HeaderMap) {
+        let Lifecycle { state, deprecated_at, sunset_at, link } = &self.lifecycle;
+        let mut insert = |name: &'static str, value: String| {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.append(HeaderName::from_static(name), value);
+            }
+        };
+        let time =
+            |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        if *state == LifecycleState::Deprecated {
+            let since =
+                time(deprecated_at).map_or_else(|| "?1".to_owned(), |at| format!("@{}", at.as_second()));
+            insert("deprecation", since);
+            if let Some(link) = link {
+                insert("link", format!("<{link}>; rel=\"deprecation\""));
+            }
+        }
+        if let Some(at) = time(sunset_at) {
+            insert("sunset", at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! A shard: a thread, its clients, and the walk over them when a feed moved.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::encode::Lane;
+use crate::engine::Attachment;
+use crate::engine::client::{Client, Flow, Standing, Tally};
+use crate::engine::mailbox::{ClientWake, Command, FeedWatch, Mail, Mailbox};
+use crate::feed::{Batch, Feed, Start, Watcher, wall_clock};
+use crate::respond::Refusal;
+use crate::telemetry::DropReason;
+
+/// How often time-driven things are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How many ticks one sweep over all clients is spread over.
+const SWEEP_TICKS: usize = 10;
+/// How long a position ahead of the log waits for the log to reach it (wire.md, Cursor).
+const BEYOND_PATIENCE: Duration = Duration::from_secs(30);
+/// Different starting points that one walk keeps encoded batches for.
+const CACHED_BATCHES: usize = 8;
+/// Batches one client may be written before others get their turn.
+const TURN_BATCHES: usize = 8;
+
+/// A feed with clients on this shard.
+pub(super) struct ShardFeed {
+    pub(super) feed: Arc<Feed>,
+    watch: Arc<FeedWatch>,
+    watcher: Arc<dyn Watcher>,
+    lanes: [Vec<usize>; Lane::COUNT],
+    waiting: usize,
+    clients: usize,
+}
+
+/// A shard.
+pub struct Shard {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) main: Handle,
+    pub(super) clients: Slab<Client>,
+    pub(super) feeds: Slab<ShardFeed>,
+    pub(super) doomed: Vec<usize>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) draining: Option<Duration>,
+    open: watch::Sender<usize>,
+    batches: Vec<Batch>,
+    spare: Batch,
+    serial: u64,
+    tick: usize,
+}
+
+impl Shard {
+    /// A shard that is told things through `mailbox`.
+    pub fn new(mailbox: Arc<Mailbox>, main: Handle, open: watch::Sender<usize>) -> Self {
+        Self {
+            mailbox,
+            main,
+            clients: Slab::new(),
+            feeds: Slab::new(),
+            doomed: Vec::new(),
+            scratch: vec![0; 64 << 10],
+            draining: None,
+            open,
+            batches: Vec::new(),
+            spare: Batch::default(),
+            serial: 0,
+            tick: 0,
+        }
+    }
+
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mail = Mail::default();
+        loop {
+            let mailbox = self.mailbox.clone();
+            tokio::select! {
+                () = poll_fn(|context| mailbox.poll(context)) => {}
+                _ = ticks.tick() => self.on_tick(),
+            }
+            self.mailbox.take(&mut mail);
+            for command in mail.commands.drain(..) {
+                self.on_command(command);
+            }
+            for feed in mail.moved.drain(..) {
+                self.walk(feed);
+            }
+            for client in mail.ready.drain(..) {
+                self.on_ready(client);
+            }
+            self.bury();
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Attach(attachment) => self.attach(*attachment),
+            Command::Published { client, serial, id, result } => {
+                self.on_published(client, serial, id, result)
+            }
+            Command::Recheck => {
+                for key in self.keys() {
+                    self.judge(key);
+                }
+            }
+            Command::Drain(spread) => self.on_drain(spread),
+        }
+    }
+
+    pub(super) fn keys(&self) -> Vec<usize> {
+        self.clients.iter().map(|(key, _)| key).collect()
+    }
+
+    // --- coming ---------------------------------------------------------------------------------
+
+    fn attach(&mut self, mut attachment: Attachment) {
+        let now = Instant::now();
+        let entry = self.clients.vacant_entry();
+        let key = entry.key();
+        let feed = attachment.reading.as_ref().map(|(feed, _)| feed.clone());
+        let cursor = attachment.cursor.take();
+        attachment.cursor.clone_from(&cursor);
+        let wake = ClientWake::new(self.mailbox.clone(), key);
+        self.serial += 1;
+        let client = entry.insert(Client::new(attachment, wake, self.serial, now));
+        client.metrics().opened.inc();
+        client.metrics().connections.inc();
+        if let Some(feed) = feed {
+            let lane = client.lane;
+            feed.enter(lane);
+            let slot = self.feed_slot(&feed);
+            let shard_feed = &mut self.feeds[slot];
+            shard_feed.lanes[lane.index()].push(key);
+            shard_feed.clients += 1;
+            shard_feed.waiting += 1;
+            let index = shard_feed.lanes[lane.index()].len() - 1;
+            self.clients[key].slot = Some((slot, index));
+        }
+        self.greet(key);
+        if let Some(spread) = self.draining {
+            self.schedule_goodbye(key, spread);
+        }
+        self.on_ready(key);
+    }
+
+    fn feed_slot(&mut self, feed: &Arc<Feed>) -> usize {
+        if let Some((slot, _)) = self.feeds.iter().find(|(_, known)| Arc::ptr_eq(&known.feed, feed)) {
+            return slot;
+        }
+        let entry = self.feeds.vacant_entry();
+        let slot = entry.key();
+        let watch = Arc::new(FeedWatch::new(self.mailbox.clone(), slot, feed.range().1));
+        let watcher: Arc<dyn Watcher> = watch.clone();
+        feed.watch(watcher.clone());
+        entry.insert(ShardFeed {
+            feed: feed.clone(),
+            watch,
+            watcher,
+            lanes: Default::default(),
+            waiting: 0,
+            clients: 0,
+        });
+        slot
+    }
+
+    /// Places a waiting client as soon as its feed can tell where, and tells it a gap.
+    pub(super) fn place(&mut self, key: usize, greeted: bool) -> bool {
+        let client = &mut self.clients[key];
+        let (Some((slot, _)), Standing::Waiting(start)) = (client.slot, &client.standing) else {
+            return true;
+        };
+        let shard_feed = &mut self.feeds[slot];
+        let Some(placed) = shard_feed.feed.place(start) else { return false };
+        shard_feed.waiting -= 1;
+        if placed.beyond {
+            client.beyond_until = Some(Instant::now() + BEYOND_PATIENCE);
+        }
+        client.standing = Standing::At { seq: placed.seq, skip: placed.skip };
+        if let Some(reason) = placed.gap {
+            let from = client.cursor.take();
+            self.tell_gap(key, from.as_deref(), reason, greeted);
+        }
+        true
+    }
+
+    // --- writing --------------------------------------------------------------------------------
+
+    /// A feed moved: writes what is due to every client of it that can take it.
+    fn walk(&mut self, slot: usize) {
+        let Some(shard_feed) = self.feeds.get(slot) else { return };
+        shard_feed.watch.rearm();
+        let feed = shard_feed.feed.clone();
+        let (_, next) = feed.range();
+        if shard_feed.waiting > 0 {
+            self.place_waiting(slot);
+        }
+        for lane in 0..Lane::COUNT {
+            self.walk_lane(slot, lane, &feed);
+        }
+        if let Some(shard_feed) = self.feeds.get(slot) {
+            shard_feed.watch.set_walked(next);
+        }
+        feed.walked();
+    }
+
+    fn place_waiting(&mut self, slot: usize) {
+        let keys: Vec<usize> = self.feeds[slot].lanes.iter().flatten().copied().collect();
+        for key in keys {
+            if matches!(self.clients[key].standing, Standing::Waiting(_))
+                && self.clients[key].closing.is_none()
+            {
+                self.place(key, true);
+                self.settle(key);
+            }
+        }
+    }
+
+    fn walk_lane(&mut self, slot: usize, lane: usize, feed: &Arc<Feed>) {
+        let Some(first) = self.feeds[slot].lanes[lane].first().copied() else { return };
+        let channel = self.clients[first].channel.clone();
+        let mut batches = std::mem::take(&mut self.batches);
+        let mut used = 0;
+        let mut tally = Tally::default();
+        let now = Instant::now();
+        for index in 0..self.feeds[slot].lanes[lane].len() {
+            let key = self.feeds[slot].lanes[lane][index];
+            if self.clients[key].is_receiving() {
+                self.advance(key, feed, &mut tally, Some((&mut batches, &mut used)), now);
+            }
+        }
+        let websocket = self.clients[first].lane.is_websocket();
+        let metrics = if websocket { &channel.metrics.websocket } else { &channel.metrics.sse };
+        tally.add_to(metrics);
+        let newest = batches[..used].iter().filter_map(|batch| batch.newest).max();
+        if let Some(newest) = newest.filter(|_| tally.written() > 0) {
+            let age = wall_clock().saturating_sub(newest).max(0);
+            metrics.delivery_age.observe(age as f64 / 1000.0);
+        }
+        let clients = usize::try_from(tally.written()).unwrap_or(usize::MAX);
+        for span in batches[..used].iter_mut().flat_map(|batch| batch.spans.drain(..)) {
+            span.written(clients);
+        }
+        self.batches = batches;
+    }
+
+    /// Writes one client what is due to it. Batches from the same place are collected once a walk.
+    pub(super) fn advance(
+        &mut self,
+        key: usize,
+        feed: &Arc<Feed>,
+        tally: &mut Tally,
+        mut cache: Option<(&mut Vec<Batch>, &mut usize)>,
+        now: Instant,
+    ) {
+        for _ in 0..TURN_BATCHES {
+            let client = &mut self.clients[key];
+            if !client.is_flushed() {
+                match client.flush(tally) {
+                    Flow::Open => {}
+                    Flow::Full => return,
+                    Flow::Gone => return self.doomed.push(key),
+                }
+            }
+            let Standing::At { seq, skip } = &client.standing else { return };
+            if let Some(reason) = feed.lost(*seq) {
+                self.fall_off(key, feed, reason, tally);
+                if !self.clients[key].is_receiving() {
+                    return;
+                }
+                continue;
+            }
+            let (lane, from) = (client.lane, *seq);
+            let batch = match (&mut cache, skip) {
+                (Some((batches, used)), None) => cached(feed, lane, from, batches, used),
+                _ => None,
+            };
+            let batch = match batch {
+                Some(batch) => batch,
+                None => {
+                    feed.collect(lane, from, skip.as_deref(), &mut self.spare);
+                    &mut self.spare
+                }
+            };
+            if batch.to == from && batch.stop.is_none() {
+                return;
+            }
+            let (to, stop) = (batch.to, batch.stop);
+            let flow = client.write_batch(batch, tally, now);
+            match flow {
+                Flow::Gone => return self.doomed.push(key),
+                Flow::Full => return,
+                Flow::Open => {}
+            }
+            self.forget_skip(key, feed);
+            if let (Standing::At { seq, .. }, Some(reason)) = (&self.clients[key].standing, stop)
+                && *seq == to
+            {
+                return self.close(key, &Refusal::Gap(reason));
+            }
+        }
+        // Others first; the rest of what is due follows.
+        self.mailbox.again(key);
+    }
+
+    fn forget_skip(&mut self, key: usize, feed: &Arc<Feed>) {
+        let client = &mut self.clients[key];
+        if let Standing::At { seq, skip } = &mut client.standing
+            && skip.as_ref().is_some_and(|wanted| feed.is_past(*seq, wanted))
+        {
+            *skip = None;
+            client.beyond_until = None;
+        }
+    }
+
+    /// A client fell off the ring.
+    fn fall_off(
+        &mut self,
+        key: usize,
+        feed: &Arc<Feed>,
+        reason: crate::feed::ring::GapReason,
+        tally: &mut Tally,
+    ) {
+        use crate::feed::ring::GapReason;
+        let client = &mut self.clients[key];
+        let Standing::At { seq, skip } = &mut client.standing else { return };
+        let first = feed.range().0;
+        let lost = first.saturating_sub(*seq);
+        *seq = first;
+        *skip = None;
+        let slow = reason == GapReason::Slow;
+        tally.drop(if slow { DropReason::Slow } else { DropReason::Gap }, lost);
+        let rule = client.channel.state().spec.subscribe.as_ref().map(|subscribe| subscribe.slow_consumer);
+        if slow && rule == Some(sluice_config::channel::SlowConsumer::Disconnect) {
+            return self.close(key, &Refusal::Slow);
+        }
+        self.tell_gap(key, None, reason, true);
+    }
+
+    // --- a client's turn --------------------------------------------------------------------------
+
+    /// A client's socket became ready, or it wants another turn.
+    pub(super) fn on_ready(&mut self, key: usize) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.rearm();
+        client.full = false;
+        self.receive(key);
+        self.settle(key);
+    }
+
+    /// Writes all that can be written to a client now.
+    pub(super) fn settle(&mut self, key: usize) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let mut tally = Tally::default();
+        let flow = client.flush(&mut tally);
+        let feed = client.slot.map(|(slot, _)| self.feeds[slot].feed.clone());
+        match (flow, feed) {
+            (Flow::Gone, _) => self.doomed.push(key),
+            (Flow::Open, Some(feed)) if client.is_receiving() => {
+                self.advance(key, &feed, &mut tally, None, Instant::now());
+            }
+            (Flow::Open | Flow::Full, _) => {}
+        }
+        if let Some(client) = self.clients.get(key) {
+            tally.add_to(client.metrics());
+        }
+        self.finish_if_said(key);
+    }
+
+    fn on_tick(&mut self) {
+        self.tick += 1;
+        let now = Instant::now();
+        let phase = self.tick % SWEEP_TICKS;
+        for key in self.keys() {
+            let client = &self.clients[key];
+            let urgent = client.goodbye.is_some() || client.closing.is_some();
+            if urgent || key % SWEEP_TICKS == phase {
+                self.sweep(key, now);
+            }
+        }
+        self.forget_feeds();
+    }
+
+    fn sweep(&mut self, key: usize, now: Instant) {
+        if self.clients[key].version != self.clients[key].channel.version() {
+            self.judge(key);
+        }
+        self.check_deadlines(key, now);
+        if self.clients[key].closing.is_none() {
+            self.check_beyond(key, now);
+            self.keep_alive(key, now);
+        }
+    }
+
+    fn check_beyond(&mut self, key: usize, now: Instant) {
+        let client = &mut self.clients[key];
+        let Some((slot, _)) = client.slot else { return };
+        let feed = self.feeds[slot].feed.clone();
+        let late = client.beyond_until.is_some_and(|until| now >= until);
+        let Standing::At { seq, skip } = &mut client.standing else { return };
+        if skip.as_ref().is_none_or(|wanted| feed.has_reached(wanted)) {
+            client.beyond_until = None;
+        } else if late {
+            client.beyond_until = None;
+            *seq = feed.range().0;
+            *skip = None;
+            let from = client.cursor.take();
+            self.tell_gap(key, from.as_deref(), crate::feed::ring::GapReason::Recreated, true);
+            self.settle(key);
+        }
+    }
+
+    // --- going ----------------------------------------------------------------------------------
+
+    /// Drops the clients that are gone.
+    fn bury(&mut self) {
+        while let Some(key) = self.doomed.pop() {
+            let Some(mut client) = self.clients.try_remove(key) else { continue };
+            let mut tally = Tally::default();
+            client.abandon_partial(&mut tally);
+            if let Some((slot, index)) = client.slot {
+                let shard_feed = &mut self.feeds[slot];
+                match &client.standing {
+                    Standing::At { seq, skip } => {
+                        let unread = shard_feed.feed.unread(*seq, skip.as_deref());
+                        tally.drop(DropReason::Closed, unread);
+                    }
+                    Standing::Waiting(_) => shard_feed.waiting -= 1,
+                    Standing::Publisher => {}
+                }
+                let list = &mut shard_feed.lanes[client.lane.index()];
+                list.swap_remove(index);
+                if let Some(moved) = list.get(index).copied() {
+                    self.clients[moved].slot = Some((slot, index));
+                }
+                shard_feed.clients -= 1;
+                shard_feed.feed.leave(client.lane);
+                shard_feed.feed.release();
+            }
+            client.shut_down();
+            let metrics = client.metrics();
+            tally.add_to(metrics);
+            metrics.connections.dec();
+            let reason = client.closing.as_ref().map_or("gone", |closing| closing.reason);
+            client.channel.metrics.closed(metrics, reason);
+            drop(client);
+            self.open.send_modify(|open| *open -= 1);
+        }
+    }
+
+    fn forget_feeds(&mut self) {
+        let idle: Vec<usize> =
+            self.feeds.iter().filter(|(_, feed)| feed.clients == 0).map(|(slot, _)| slot).collect();
+        for slot in idle {
+            let shard_feed = self.feeds.remove(slot);
+            shard_feed.feed.unwatch(&shard_feed.watcher);
+        }
+    }
+}
+
+/// The batch of `lane` from `from` on, collected once and then shared; `None` if the cache is full.
+fn cached<'a>(
+    feed: &Feed,
+    lane: Lane,
+    from: u64,
+    batches: &'a mut Vec<Batch>,
+    used: &mut usize,
+) -> Option<&'a mut Batch> {
+    if let Some(index) = batches[..*used].iter().position(|batch| batch.from == from) {
+        return Some(&mut batches[index]);
+    }
+    if *used == CACHED_BATCHES {
+        return None;
+    }
+    if batches.len() == *used {
+        batches.push(Batch::default());
+    }
+    feed.collect(lane, from, None, &mut batches[*used]);
+    *used += 1;
+    Some(&mut batches[*used - 1])
+}
+
+/// Used by greetings: whether a start is one that a cursor can be made of.
+pub(super) fn has_positions(start: &Start) -> bool {
+    matches!(start, Start::At { .. })
+}

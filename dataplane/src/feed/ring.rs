@@ -1,0 +1,514 @@
+//! The bounded ring of recent messages of one address: order, positions, bounds. Pure.
+//!
+//! Sequence numbers are local to the process and never shown; a client stands at one. Records are
+//! in order per partition only, so what a client can take elsewhere is a vector of positions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::message::{Incarnation, Position, Record};
+
+/// Why messages are missing, as clients are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// Older than what is held.
+    Expired,
+    /// The address is another one than before.
+    Recreated,
+    /// The client fell behind.
+    Slow,
+    /// A record over the size limit.
+    TooLarge,
+    /// The cursor's version or key is not known.
+    UnknownCursor,
+}
+
+impl GapReason {
+    /// The word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Recreated => "recreated",
+            Self::Slow => "slow",
+            Self::TooLarge => "tooLarge",
+            Self::UnknownCursor => "unknownCursor",
+        }
+    }
+}
+
+/// What stands at one sequence number.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Partition.
+    pub partition: u32,
+    /// Position of the partition after this entry.
+    pub next: i64,
+    /// When the entry starts to age, in milliseconds of the feed's clock.
+    pub since: i64,
+    /// Message or gap.
+    pub body: Body,
+}
+
+/// A message, or a place where messages are missing for everybody.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// A message.
+    Message(Arc<Record>),
+    /// Missing messages.
+    Gap(GapReason),
+}
+
+impl Entry {
+    /// The entry of `record`, as old as its event time, else as `now`.
+    pub fn message(record: Record, now: i64) -> Self {
+        let since = record.timestamp.unwrap_or(now);
+        Self {
+            partition: record.partition,
+            next: record.offset + 1,
+            since,
+            body: Body::Message(Arc::new(record)),
+        }
+    }
+
+    /// The entry that stands for what is missing up to and including `last`.
+    pub const fn gap(last: Position, reason: GapReason) -> Self {
+        Self { partition: last.partition, next: last.offset + 1, since: i64::MIN, body: Body::Gap(reason) }
+    }
+
+    /// The same entry, ageing from `since` on.
+    pub fn at(mut self, since: i64) -> Self {
+        self.since = since;
+        self
+    }
+
+    /// Bytes that count towards budgets.
+    pub fn size(&self) -> usize {
+        match &self.body {
+            Body::Message(record) => record.size(),
+            Body::Gap(_) => 64,
+        }
+    }
+}
+
+/// How much is held.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Milliseconds.
+    pub age: i64,
+}
+
+/// The bytes that all rings of a process may hold together.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub const fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0) }
+    }
+
+    /// Bytes allowed.
+    pub const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes held.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.used() > self.limit
+    }
+}
+
+/// Where a client starts in the ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// First sequence number to look at.
+    pub seq: u64,
+    /// Positions below which entries are not due, while any partition is not past its own.
+    pub skip: Option<Box<[i64]>>,
+    /// What is missing between the client's position and the ring.
+    pub gap: Option<GapReason>,
+    /// Whether the client is ahead of everything known; it waits for the log to reach it.
+    pub beyond: bool,
+}
+
+/// The ring.
+pub struct Ring {
+    incarnation: Option<Incarnation>,
+    base: Vec<i64>,
+    head: Vec<i64>,
+    ends: Vec<i64>,
+    first: u64,
+    life: u64,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    bounds: Bounds,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
+    }
+}
+
+impl Ring {
+    /// An empty ring that belongs to no incarnation yet.
+    pub fn new(bounds: Bounds, budget: Arc<Budget>) -> Self {
+        Self {
+            incarnation: None,
+            base: Vec::new(),
+            head: Vec::new(),
+            ends: Vec::new(),
+            first: 0,
+            life: 0,
+            entries: VecDeque::new(),
+            bytes: 0,
+            bounds,
+            budget,
+        }
+    }
+
+    /// The incarnation held.
+    pub const fn incarnation(&self) -> Option<&Incarnation> {
+        self.incarnation.as_ref()
+    }
+
+    /// Next position of every partition after the last entry.
+    pub fn head(&self) -> &[i64] {
+        &self.head
+    }
+
+    /// The ends of the partitions as far as they are known: clients without a cursor start there.
+    pub fn known_ends(&self) -> Vec<i64> {
+        self.head.iter().zip(&self.ends).map(|(head, end)| *head.max(end)).collect()
+    }
+
+    /// Sequence number of the oldest entry.
+    pub const fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Sequence number of the next entry to come.
+    pub fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The budget that the ring draws on.
+    pub fn budget(&self) -> Arc<Budget> {
+        self.budget.clone()
+    }
+
+    /// Messages held.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes held.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The entry at `seq`.
+    pub fn entry(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(seq.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Changes the bounds; what is over them goes at the next append.
+    pub const fn rebound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// Starts a new life at `starts`: everything held goes.
+    pub fn reset(&mut self, incarnation: Incarnation, starts: Vec<i64>, ends: Vec<i64>) {
+        // A hole in the numbers, so that clients that had read everything notice too.
+        self.first = self.next() + 1;
+        self.life = self.first;
+        self.entries.clear();
+        self.budget.give(self.bytes);
+        self.bytes = 0;
+        self.incarnation = Some(incarnation);
+        self.base.clone_from(&starts);
+        self.head = starts;
+        self.ends = ends;
+    }
+
+    /// The reader continues in the same incarnation, whose ends are `ends` now.
+    pub fn resume(&mut self, ends: &[i64]) {
+        self.grow(ends.len());
+        for (known, end) in self.ends.iter_mut().zip(ends) {
+            *known = *end;
+        }
+    }
+
+    /// Adds partitions, which start at 0.
+    pub fn grow(&mut self, partitions: usize) {
+        if partitions > self.head.len() {
+            self.base.resize(partitions, 0);
+            self.head.resize(partitions, 0);
+            self.ends.resize(partitions, 0);
+        }
+    }
+
+    /// Takes the next entry, unless its partition is past it already.
+    pub fn append(&mut self, entry: Entry) -> bool {
+        let partition = entry.partition as usize;
+        self.grow(partition + 1);
+        if entry.next <= self.head[partition] {
+            return false;
+        }
+        let size = entry.size();
+        self.head[partition] = entry.next;
+        self.bytes += size;
+        self.budget.take(size);
+        let now = entry.since;
+        self.entries.push_back(entry);
+        self.evict(now);
+        true
+    }
+
+    /// Moves a partition's start before anything was appended to it: what lies below is not held.
+    pub fn raise(&mut self, partition: u32, position: i64) {
+        let partition = partition as usize;
+        self.grow(partition + 1);
+        if self.head[partition] == self.base[partition] && position > self.head[partition] {
+            self.base[partition] = position;
+            self.head[partition] = position;
+        }
+    }
+
+    /// The log has no records between the head of `partition` and `position`.
+    pub fn advance(&mut self, partition: u32, position: i64) {
+        let partition = partition as usize;
+        self.grow(partition + 1);
+        self.head[partition] = self.head[partition].max(position);
+    }
+
+    /// Drops what is over the bounds, at the time `now`. The newest entry always stays.
+    pub fn evict(&mut self, now: i64) {
+        while self.entries.len() > 1 && self.is_over(now) {
+            let Some(entry) = self.entries.pop_front() else { return };
+            let size = entry.size();
+            self.bytes -= size;
+            self.budget.give(size);
+            self.base[entry.partition as usize] = entry.next;
+            self.first += 1;
+        }
+    }
+
+    fn is_over(&self, now: i64) -> bool {
+        self.entries.len() > self.bounds.messages
+            || self.bytes > self.bounds.bytes
+            || self.budget.is_over()
+            || self.entries.front().is_some_and(|entry| now.saturating_sub(entry.since) > self.bounds.age)
+    }
+
+    /// Next position of every partition before the entry at `seq`.
+    pub fn positions_at(&self, seq: u64) -> Vec<i64> {
+        if seq >= self.next() {
+            return self.head.clone();
+        }
+        let mut positions = self.base.clone();
+        let count = usize::try_from(seq.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        for entry in self.entries.iter().take(count) {
+            positions[entry.partition as usize] = entry.next;
+        }
+        positions
+    }
+
+    /// Where a client starts that needs `positions` next. A partition it does not know is read
+    /// from its beginning, as far as the ring reaches.
+    pub fn place(&self, positions: &[i64]) -> Place {
+        let wanted = |partition: usize| positions.get(partition).copied().unwrap_or(0);
+        let gap = (0..self.base.len()).any(|p| wanted(p) < self.base[p]).then_some(GapReason::Expired);
+        let beyond = positions.iter().enumerate().any(|(p, wanted)| {
+            *wanted > self.head.get(p).copied().max(self.ends.get(p).copied()).unwrap_or(0)
+        });
+        let index = self
+            .entries
+            .iter()
+            .position(|entry| entry.next > wanted(entry.partition as usize))
+            .unwrap_or(self.entries.len());
+        let seq = self.first + index as u64;
+        let there = self.positions_at(seq);
+        let ahead =
+            positions.iter().enumerate().any(|(p, wanted)| *wanted > there.get(p).copied().unwrap_or(0));
+        Place { seq, skip: ahead.then(|| positions.into()), gap, beyond }
+    }
+
+    /// Why a client at `seq` is off the ring.
+    pub const fn lost(&self, seq: u64) -> Option<GapReason> {
+        if seq >= self.first {
+            None
+        } else if seq < self.life {
+            Some(GapReason::Recreated)
+        } else {
+            Some(GapReason::Slow)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(messages: usize) -> Bounds {
+        Bounds { messages, bytes: 1 << 20, age: 1_000_000 }
+    }
+
+    fn ring(messages: usize, starts: &[i64]) -> Ring {
+        let mut ring = Ring::new(bounds(messages), Arc::new(Budget::new(1 << 30)));
+        ring.reset(Incarnation::new("t", b"1"), starts.to_vec(), starts.to_vec());
+        ring
+    }
+
+    fn put(ring: &mut Ring, partition: u32, offset: i64) -> bool {
+        let record =
+            Record { partition, offset, timestamp: None, key: None, headers: Vec::new(), payload: None };
+        ring.append(Entry { partition, next: offset + 1, since: 0, body: Body::Message(Arc::new(record)) })
+    }
+
+    /// What a client gets that starts at `positions`: the entries that are due.
+    fn due(ring: &Ring, positions: &[i64]) -> Vec<(u32, i64)> {
+        let place = ring.place(positions);
+        (place.seq..ring.next())
+            .filter_map(|seq| {
+                let entry = ring.entry(seq)?;
+                let skipped = place.skip.as_ref().is_some_and(|skip| {
+                    skip.get(entry.partition as usize).is_some_and(|position| entry.next <= *position)
+                });
+                (!skipped).then_some((entry.partition, entry.next - 1))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_resuming_client_gets_exactly_what_it_lacks() {
+        // Two partitions, interleaved; every cursor of every prefix of another interleaving.
+        let mut ring = ring(100, &[0, 0]);
+        for (partition, offset) in [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (1, 2)] {
+            assert!(put(&mut ring, partition, offset));
+        }
+        for zero in 0..=3 {
+            for one in 0..=3 {
+                let got = due(&ring, &[zero, one]);
+                let mut expected: Vec<_> =
+                    (zero..3).map(|offset| (0, offset)).chain((one..3).map(|offset| (1, offset))).collect();
+                let mut sorted = got.clone();
+                sorted.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(sorted, expected, "cursor [{zero}, {one}]");
+                assert_eq!(ring.place(&[zero, one]).gap, None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_is_ignored() {
+        let mut ring = ring(100, &[5]);
+        assert!(!put(&mut ring, 0, 4));
+        assert!(put(&mut ring, 0, 5));
+        assert!(!put(&mut ring, 0, 5));
+        assert_eq!(ring.len(), 1);
+    }
+
+    #[test]
+    fn a_client_below_the_ring_is_told_a_gap() {
+        let mut ring = ring(3, &[0]);
+        for offset in 0..10 {
+            put(&mut ring, 0, offset);
+        }
+        assert_eq!(ring.place(&[6]).gap, Some(GapReason::Expired));
+        assert_eq!(due(&ring, &[6]), [(0, 7), (0, 8), (0, 9)]);
+        assert_eq!(ring.place(&[7]).gap, None);
+        assert_eq!(ring.lost(0), Some(GapReason::Recreated));
+        assert_eq!(ring.lost(ring.first() - 1), Some(GapReason::Slow));
+    }
+
+    #[test]
+    fn a_new_life_is_noticed_by_everybody() {
+        let mut ring = ring(100, &[0]);
+        put(&mut ring, 0, 0);
+        let caught_up = ring.next();
+        ring.reset(Incarnation::new("t", b"2"), vec![0], vec![0]);
+        assert_eq!(ring.lost(caught_up), Some(GapReason::Recreated));
+        assert_eq!(ring.lost(ring.next()), None);
+    }
+
+    #[test]
+    fn a_position_beyond_the_end_is_told_from_one_not_read_yet() {
+        let mut ring = Ring::new(bounds(10), Arc::new(Budget::new(1 << 30)));
+        ring.reset(Incarnation::new("t", b"1"), vec![0, 0], vec![4, 0]);
+        assert!(!ring.place(&[4, 0]).beyond);
+        assert!(ring.place(&[5, 0]).beyond);
+        assert!(ring.place(&[0, 1]).beyond);
+        assert!(ring.place(&[0, 0, 1]).beyond);
+    }
+
+    #[test]
+    fn a_partition_the_cursor_lacks_is_read_from_its_beginning() {
+        let mut ring = ring(100, &[3]);
+        put(&mut ring, 0, 3);
+        ring.grow(2);
+        put(&mut ring, 1, 0);
+        assert_eq!(due(&ring, &[4]), [(1, 0)]);
+        assert_eq!(ring.place(&[4]).gap, None);
+    }
+
+    #[test]
+    fn bounds_hold_and_the_budget_balances() {
+        let budget = Arc::new(Budget::new(10_000));
+        let mut ring = Ring::new(Bounds { messages: 1000, bytes: 100_000, age: 50 }, budget.clone());
+        ring.reset(Incarnation::new("t", b"1"), vec![0], vec![0]);
+        for offset in 0..500 {
+            let record = Record {
+                partition: 0,
+                offset,
+                timestamp: None,
+                key: None,
+                headers: Vec::new(),
+                payload: Some(vec![0; 100].into()),
+            };
+            let body = Body::Message(Arc::new(record));
+            ring.append(Entry { partition: 0, next: offset + 1, since: offset, body });
+            assert!(budget.used() <= 10_000 && ring.len() <= 51);
+            assert_eq!(budget.used(), ring.bytes());
+        }
+        ring.evict(10_000);
+        assert_eq!(ring.len(), 1, "the newest entry stays whatever its age");
+        drop(ring);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn positions_follow_the_entries() {
+        let mut ring = ring(100, &[10, 20]);
+        put(&mut ring, 1, 20);
+        put(&mut ring, 0, 10);
+        put(&mut ring, 1, 21);
+        let first = ring.first();
+        assert_eq!(ring.positions_at(first), [10, 20]);
+        assert_eq!(ring.positions_at(first + 1), [10, 21]);
+        assert_eq!(ring.positions_at(first + 2), [11, 21]);
+        assert_eq!(ring.positions_at(first + 3), [11, 22]);
+    }
+}

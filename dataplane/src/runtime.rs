@@ -1,0 +1,524 @@
+//! Owns what runs, and applies a new config as a difference: what did not change keeps its
+//! connections. A config is taken or refused per API; the last good one keeps serving.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sluice_config::channel::{LifecycleState, path};
+use sluice_config::check::check_api;
+use sluice_config::server::ServerKind;
+use sluice_config::{Entry, Material, Problem};
+
+use crate::channel::{Channel, State};
+use crate::config::{CursorKey, Loaded, Refused};
+use crate::cursor::Cursors;
+use crate::encode::{Encoder, OCTET_STREAM};
+use crate::feed::ring::Budget;
+use crate::feed::{Feed, Settings};
+use crate::gateway::{Gateway, Routes};
+use crate::policy::Policy;
+use crate::server::{Sink, Source, Status, kafka, memory};
+use crate::telemetry::trace::{ChannelTracing, Place, Tracing};
+
+/// How long a client without channels may take to flush before it is dropped.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What runs.
+pub struct Runtime {
+    gateway: Arc<Gateway>,
+    tracing: Tracing,
+    budget: Arc<Budget>,
+    apis: BTreeMap<String, Running>,
+    clients: HashMap<[u8; 32], Arc<KafkaClient>>,
+    applied: Applied,
+}
+
+/// What `/config` shows.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// Sequence of the config in force.
+    pub sequence: u64,
+    /// When it was applied, RFC 3339.
+    pub applied_at: String,
+    /// What was refused.
+    pub refused: Vec<Refused>,
+    /// What is served.
+    pub apis: Vec<serde_json::Value>,
+}
+
+/// State of a server, for `/readyz`.
+#[derive(Clone)]
+pub struct ServerState {
+    /// Namespace of the API.
+    pub namespace: String,
+    /// Name of the API.
+    pub api: String,
+    /// Name of the server.
+    pub server: String,
+    /// Its state.
+    pub status: Arc<Status>,
+}
+
+/// A Kafka client and the state of its connection.
+struct KafkaClient {
+    client: Arc<kafka::Client>,
+    status: Arc<Status>,
+}
+
+/// An API that is served.
+struct Running {
+    entry: Entry,
+    keys: Vec<CursorKey>,
+    servers: BTreeMap<String, RunningServer>,
+    channels: BTreeMap<String, RunningChannel>,
+}
+
+/// A server of an API.
+#[derive(Clone)]
+struct RunningServer {
+    kind: ServerKind,
+    status: Arc<Status>,
+    client: Option<Arc<KafkaClient>>,
+    logs: BTreeMap<String, Arc<memory::Log>>,
+}
+
+struct RunningChannel {
+    channel: Arc<Channel>,
+    path: String,
+    feed: Option<Arc<Feed>>,
+    _watched: Option<Watched>,
+}
+
+/// A topic that a channel needs: if it is missing the server's state says so.
+struct Watched {
+    client: Arc<KafkaClient>,
+    topic: String,
+}
+
+impl Watched {
+    fn new(client: &Arc<KafkaClient>, topic: &str) -> Self {
+        client.client.watch_topic(topic);
+        Self { client: client.clone(), topic: topic.to_owned() }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.client.client.unwatch_topic(&self.topic);
+    }
+}
+
+impl Runtime {
+    /// Nothing runs yet.
+    pub fn new(gateway: Arc<Gateway>, tracing: Tracing, budget: Arc<Budget>) -> Self {
+        Self {
+            gateway,
+            tracing,
+            budget,
+            apis: BTreeMap::new(),
+            clients: HashMap::new(),
+            applied: Applied::default(),
+        }
+    }
+
+    /// Applies `loaded` and tells what is in force now.
+    pub fn apply(&mut self, loaded: &Loaded) -> (Applied, Vec<ServerState>) {
+        let mut refused = loaded.refused.clone();
+        let gone: Vec<String> =
+            self.apis.keys().filter(|key| !loaded.config.apis.contains_key(*key)).cloned().collect();
+        for key in gone {
+            if let Some(running) = self.apis.remove(&key) {
+                running.channels.into_values().for_each(|channel| remove(&channel));
+            }
+        }
+        for (key, entry) in &loaded.config.apis {
+            let keys = loaded.cursor_keys.get(key).cloned().unwrap_or_default();
+            if let Err(problems) = self.apply_api(key, entry, keys, &loaded.material) {
+                tracing::warn!(
+                    api = key,
+                    problems = problems.len(),
+                    "config refused; the last good one keeps serving"
+                );
+                refused.push(Refused { api: key.clone(), revision: entry.revision.clone(), problems });
+            }
+        }
+        let in_use = |client: &KafkaClient, running: &BTreeMap<String, Running>| {
+            running.values().flat_map(|api| api.servers.values()).any(|server| {
+                server.client.as_ref().is_some_and(|used| Arc::ptr_eq(&used.client, &client.client))
+            })
+        };
+        let unused: Vec<[u8; 32]> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| !in_use(client, &self.apis))
+            .map(|(digest, _)| *digest)
+            .collect();
+        for client in unused.into_iter().filter_map(|digest| self.clients.remove(&digest)) {
+            tokio::spawn(async move { client.client.close(CLOSE_PATIENCE).await });
+        }
+        self.publish_routes();
+        self.gateway.engine.recheck();
+        self.report(loaded, refused)
+    }
+
+    fn report(&mut self, loaded: &Loaded, refused: Vec<Refused>) -> (Applied, Vec<ServerState>) {
+        let metrics = &self.gateway.metrics;
+        metrics.reload(if refused.is_empty() { "applied" } else { "refused" });
+        metrics.config_sequence.set(i64::try_from(loaded.config.sequence).unwrap_or(i64::MAX));
+        let apis = self.apis.values().map(|running| {
+            let Entry { generation, revision, api, material, .. } = &running.entry;
+            json!({"namespace": api.namespace, "name": api.name, "generation": generation,
+                   "revision": revision, "material": material})
+        });
+        self.applied = Applied {
+            sequence: loaded.config.sequence,
+            applied_at: crate::encode::rfc3339(crate::feed::wall_clock()),
+            refused,
+            apis: apis.collect(),
+        };
+        let mut servers = Vec::new();
+        for running in self.apis.values() {
+            for (name, server) in &running.servers {
+                servers.push(ServerState {
+                    namespace: running.entry.api.namespace.clone(),
+                    api: running.entry.api.name.clone(),
+                    server: name.clone(),
+                    status: server.status.clone(),
+                });
+            }
+        }
+        (self.applied.clone(), servers)
+    }
+
+    fn apply_api(
+        &mut self,
+        key: &str,
+        entry: &Entry,
+        keys: Vec<CursorKey>,
+        material: &Material,
+    ) -> Result<(), Vec<Problem>> {
+        if self
+            .apis
+            .get(key)
+            .is_some_and(|running| running.entry.revision == entry.revision && running.keys == keys)
+        {
+            return Ok(());
+        }
+        let mut problems = check_api(&entry.api.name, &entry.api.spec);
+        for name in material.missing(entry) {
+            problems
+                .push(Problem::new("material", format!("the value of secret {name} has not arrived yet")));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut servers = BTreeMap::new();
+        for server in &entry.api.spec.servers {
+            servers
+                .insert(server.name.clone(), self.server(key, &server.name, &server.kind, entry, material)?);
+        }
+        let mut old = self.apis.remove(key);
+        let mut running = Running { entry: entry.clone(), keys, servers, channels: BTreeMap::new() };
+        for spec in &entry.api.spec.channels {
+            let before = old.as_mut().and_then(|old| old.channels.remove(&spec.name));
+            let before_server = old.as_ref().and_then(|old| old.server_of(&spec.name));
+            let channel = self.channel(&mut running, spec, before, before_server, material);
+            running.channels.insert(spec.name.clone(), channel);
+        }
+        self.apis.insert(key.to_owned(), running);
+        for channel in old.into_iter().flat_map(|old| old.channels.into_values()) {
+            remove(&channel);
+        }
+        Ok(())
+    }
+
+    /// The server as it runs: a client with the same resolved configuration is shared.
+    fn server(
+        &mut self,
+        api: &str,
+        name: &str,
+        kind: &ServerKind,
+        entry: &Entry,
+        material: &Material,
+    ) -> Result<RunningServer, Vec<Problem>> {
+        let before = self.apis.get(api).and_then(|running| running.servers.get(name));
+        let ServerKind::Kafka(spec) = kind else {
+            let status = Arc::new(Status::default());
+            status.set(true, None);
+            let logs = before.map(|before| before.logs.clone()).unwrap_or_default();
+            return Ok(RunningServer { kind: kind.clone(), status, client: None, logs });
+        };
+        let settings = kafka::Settings::resolve(spec, entry, material)?;
+        let digest = settings.digest();
+        let client = match self.clients.get(&digest) {
+            Some(client) => client.clone(),
+            None => {
+                let status = Arc::new(Status::default());
+                let client = kafka::Client::connect(settings, status.clone()).map_err(|reason| {
+                    vec![Problem::new(format!("spec.servers[name={name}].kafka"), reason)]
+                })?;
+                let client = Arc::new(KafkaClient { client, status });
+                self.clients.insert(digest, client.clone());
+                client
+            }
+        };
+        Ok(RunningServer {
+            kind: kind.clone(),
+            status: client.status.clone(),
+            client: Some(client),
+            logs: BTreeMap::new(),
+        })
+    }
+
+    fn channel(
+        &self,
+        running: &mut Running,
+        spec: &sluice_config::Channel,
+        before: Option<RunningChannel>,
+        before_server: Option<(RunningServer, String)>,
+        material: &Material,
+    ) -> RunningChannel {
+        let Running { entry, keys, servers, .. } = running;
+        let api = &entry.api;
+        let server = servers.get_mut(&spec.server).expect("checked: the server exists");
+        let policy =
+            entry.policies.get(&spec.name).cloned().unwrap_or_else(|| sluice_config::ChannelPolicy {
+                closed: Some("the config names no policy for this channel".into()),
+                ..Default::default()
+            });
+        let policy = Policy::resolve(&policy, entry, material);
+        let metrics = match &before {
+            Some(before) => before.channel.metrics.clone(),
+            None => self.gateway.metrics.channel(&api.namespace, &api.name, &spec.name),
+        };
+        let cursors = Cursors::new(&api.namespace, &api.name, &spec.name, keys);
+        let tracing = self.tracing.channel(Place {
+            namespace: &api.namespace,
+            api: &api.name,
+            channel: &spec.name,
+            system: server.kind.name(),
+            address: &spec.address,
+        });
+        let encoder = encoder(api, spec);
+        let max_message_bytes = policy.limits.max_message_bytes();
+        let settings = |replay| Settings {
+            encoder: encoder.clone(),
+            cursors: cursors.clone(),
+            replay,
+            max_message_bytes,
+            tracing: tracing.clone(),
+        };
+        let feed = spec.subscribe.as_ref().map(|subscribe| {
+            let settings = settings(subscribe.replay.clone());
+            let kept = before.as_ref().and_then(|before| before.feed.clone());
+            match (kept, before_server) {
+                (Some(feed), Some((old, address)))
+                    if old.holds_the_same(server) && address == spec.address =>
+                {
+                    feed.configure(settings);
+                    if !old.reads_the_same(server) {
+                        feed.replace_source(server.source(&spec.address));
+                    }
+                    feed
+                }
+                _ => Feed::new(settings, server.source(&spec.address), self.budget.clone(), metrics.clone()),
+            }
+        });
+        let sink = spec.publish.as_ref().and_then(|_| server.sink(&spec.address));
+        let watched = server.client.as_ref().map(|client| Watched::new(client, &spec.address));
+        let state = State {
+            spec: spec.clone(),
+            lifecycle: api.spec.lifecycle.clone(),
+            policy,
+            cursors,
+            encoder,
+            feed: feed.clone(),
+            sink,
+            server: server.status.clone(),
+            tracing,
+            removed: false,
+        };
+        let path = path(&api.name, &api.spec, spec);
+        let channel = match before {
+            Some(before) => {
+                if let Some(old) =
+                    before.feed.filter(|old| feed.as_ref().is_none_or(|new| !Arc::ptr_eq(old, new)))
+                {
+                    old.stop();
+                }
+                before.channel.change(state);
+                before.channel
+            }
+            None => Channel::new(&api.key(), &spec.name, metrics, state),
+        };
+        RunningChannel { channel, path, feed, _watched: watched }
+    }
+
+    fn publish_routes(&self) {
+        let mut routes = Routes::new();
+        let mut catalog = Vec::new();
+        for running in self.apis.values() {
+            let api = &running.entry.api;
+            let mut channels = Vec::new();
+            for spec in &api.spec.channels {
+                let Some(channel) = running.channels.get(&spec.name) else { continue };
+                // Of two APIs on one path the first keeps it; who is first was decided before.
+                routes.entry(channel.path.clone()).or_insert_with(|| channel.channel.clone());
+                let kind = running.servers.get(&spec.server).map_or("", |server| server.kind.name());
+                channels.push(describe(spec, channel, kind));
+            }
+            catalog.push(json!({
+                "namespace": api.namespace,
+                "name": api.name,
+                "description": api.spec.description,
+                "lifecycle": lifecycle(api.spec.lifecycle.state),
+                "channels": channels,
+            }));
+        }
+        self.gateway.routes.store(Arc::new(routes));
+        self.gateway.catalog.store(Arc::new(catalog));
+    }
+
+    /// Looks after what time changes: idle feeds, aged messages, gauges.
+    pub fn sweep(&self) {
+        for running in self.apis.values() {
+            let api = &running.entry.api;
+            for (name, server) in &running.servers {
+                let up = self.gateway.metrics.server_up.with_label_values(&[&api.namespace, &api.name, name]);
+                up.set(i64::from(server.status.state().up));
+            }
+            for channel in running.channels.values() {
+                if let Some(feed) = &channel.feed {
+                    feed.sweep();
+                }
+            }
+        }
+        let metrics = &self.gateway.metrics;
+        metrics.ring_bytes.set(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
+    }
+
+    /// Flushes what was published and stops every client.
+    pub async fn close(&self, within: Duration) {
+        let clients = self.clients.values().map(|client| client.client.close(within));
+        futures::future::join_all(clients).await;
+    }
+}
+
+impl Running {
+    fn server_of(&self, channel: &str) -> Option<(RunningServer, String)> {
+        let spec = self.entry.api.spec.channels.iter().find(|spec| spec.name == channel)?;
+        Some((self.servers.get(&spec.server)?.clone(), spec.address.clone()))
+    }
+}
+
+impl RunningServer {
+    /// Whether the same addresses hold the same messages: a feed can go on.
+    fn holds_the_same(&self, new: &Self) -> bool {
+        match (&self.kind, &new.kind) {
+            (ServerKind::Kafka(old), ServerKind::Kafka(new)) => old.brokers == new.brokers,
+            (ServerKind::Memory(_), ServerKind::Memory(_)) => true,
+            (ServerKind::Generator(_), ServerKind::Generator(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the reader can go on as it is.
+    fn reads_the_same(&self, new: &Self) -> bool {
+        let same_client = match (&self.client, &new.client) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => true,
+        };
+        let same_kind = matches!(self.kind, ServerKind::Kafka(_)) || self.kind == new.kind;
+        same_client && same_kind
+    }
+
+    fn log(&mut self, address: &str) -> Arc<memory::Log> {
+        self.logs.entry(address.to_owned()).or_insert_with(|| memory::Log::new(address)).clone()
+    }
+
+    fn source(&mut self, address: &str) -> Source {
+        match (&self.kind, &self.client) {
+            (ServerKind::Generator(settings), _) => {
+                Source::Generator { settings: settings.clone(), address: address.to_owned() }
+            }
+            (ServerKind::Kafka(_), Some(client)) => {
+                Source::Kafka { client: client.client.clone(), topic: address.to_owned() }
+            }
+            (ServerKind::Kafka(_) | ServerKind::Memory(_), _) => Source::Memory(self.log(address)),
+        }
+    }
+
+    fn sink(&mut self, address: &str) -> Option<Sink> {
+        match (&self.kind, &self.client) {
+            (ServerKind::Generator(_), _) => None,
+            (ServerKind::Kafka(_), Some(client)) => {
+                Some(Sink::Kafka { client: client.client.clone(), topic: address.to_owned() })
+            }
+            (ServerKind::Kafka(_) | ServerKind::Memory(_), _) => Some(Sink::Memory(self.log(address))),
+        }
+    }
+}
+
+fn remove(channel: &RunningChannel) {
+    if let Some(feed) = &channel.feed {
+        feed.stop();
+    }
+    let state = channel.channel.state();
+    channel.channel.change(State {
+        spec: state.spec.clone(),
+        lifecycle: state.lifecycle.clone(),
+        policy: state.policy.clone(),
+        cursors: state.cursors.clone(),
+        encoder: state.encoder.clone(),
+        feed: None,
+        sink: None,
+        server: state.server.clone(),
+        tracing: ChannelTracing::default(),
+        removed: true,
+    });
+}
+
+fn encoder(api: &sluice_config::config::Api, spec: &sluice_config::Channel) -> Encoder {
+    Encoder {
+        source: format!("/{}/{}/{}", api.namespace, api.name, spec.name),
+        event_type: spec.message.name.clone().unwrap_or_else(|| "dev.sluice.message".into()),
+        content_type: spec.message.content_type.as_deref().unwrap_or(OCTET_STREAM).into(),
+        cursor: spec.subscribe.as_ref().map(|subscribe| subscribe.cursor).unwrap_or_default(),
+    }
+}
+
+/// What the console shows of a channel.
+fn describe(spec: &sluice_config::Channel, channel: &RunningChannel, kind: &str) -> serde_json::Value {
+    let state = channel.channel.state();
+    let subscribe = spec.subscribe.as_ref().map(|subscribe| {
+        json!({"websocket": subscribe.transports.websocket.is_some(),
+               "sse": subscribe.transports.sse.is_some(),
+               "formats": subscribe.formats})
+    });
+    let publish = spec.publish.as_ref().map(|publish| {
+        json!({"http": publish.transports.http.is_some(), "websocket": publish.transports.websocket.is_some()})
+    });
+    json!({
+        "name": spec.name,
+        "path": channel.path,
+        "description": spec.description,
+        "contentType": spec.message.content_type,
+        "address": spec.address,
+        "server": spec.server,
+        "serverKind": kind,
+        "subscribe": subscribe,
+        "publish": publish,
+        "authentication": if state.policy.needs_key() { "apiKeys" } else { "none" },
+    })
+}
+
+const fn lifecycle(state: LifecycleState) -> &'static str {
+    match state {
+        LifecycleState::Published => "Published",
+        LifecycleState::Deprecated => "Deprecated",
+        LifecycleState::Blocked => "Blocked",
+    }
+}

@@ -1,0 +1,298 @@
+//! What is known of the broker: whether it answers, if not why, and which topics cannot be used.
+//! Keeps the server's [`Status`] and logs its changes, and only those.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use tokio::sync::Notify;
+
+use super::answer::Fault;
+use super::settings::Settings;
+use crate::server::Status;
+
+/// Requests that must fail in a row before a broker that answered is called down.
+const MISSES: u32 = 2;
+/// An error explains later failures for this long; then weaker ones may take its place.
+const EXPLAINS: Duration = Duration::from_secs(15);
+/// Topics named in the reason.
+const NAMED: usize = 5;
+/// Between two warnings of librdkafka that reach the log.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Shared by the polling threads and the tasks of one client.
+pub struct Health {
+    settings: Settings,
+    status: Arc<Status>,
+    look: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    up: bool,
+    misses: u32,
+    /// What explains a failure best, and when it was seen.
+    cause: Option<(Instant, Rank, String)>,
+    /// Why topics cannot be used, by topic.
+    topics: BTreeMap<String, String>,
+    /// Why topics cannot be read although they are there.
+    unreadable: BTreeMap<String, String>,
+    warned: Option<Instant>,
+}
+
+/// How much an error explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Silence,
+    Connection,
+    Name,
+    Tls,
+    Login,
+}
+
+impl Health {
+    /// The state starts as [`Status`] does: not up, connecting.
+    pub fn new(settings: Settings, status: Arc<Status>) -> Self {
+        Self { settings, status, look: Notify::new(), state: Mutex::default() }
+    }
+
+    /// Waits until somebody has reason to doubt what is known.
+    pub async fn doubted(&self) {
+        self.look.notified().await;
+    }
+
+    /// What is known may be wrong.
+    pub fn look_again(&self) {
+        self.look.notify_one();
+    }
+
+    /// An error of a connection or of the client.
+    pub fn error(&self, code: Code, reason: &str) {
+        tracing::debug!(target: "librdkafka", ?code, "{}", self.settings.scrub(reason));
+        let all_down = code == Code::AllBrokersDown;
+        let mut state = self.state.lock();
+        if !all_down {
+            let (rank, text) = explain(code, &self.settings.scrub(reason));
+            state.note(rank, text);
+        }
+        if all_down && state.up {
+            state.up = false;
+        }
+        self.publish(&state);
+        drop(state);
+        self.look_again();
+    }
+
+    /// The broker answered.
+    pub fn answered(&self) {
+        let mut state = self.state.lock();
+        state.up = true;
+        state.misses = 0;
+        state.cause = None;
+        self.publish(&state);
+    }
+
+    /// The broker did not answer.
+    pub fn silent(&self, fault: &Fault) {
+        let mut state = self.state.lock();
+        let (rank, text) = explain(fault.code, &self.settings.scrub(&fault.reason));
+        state.note(rank, text);
+        state.misses += 1;
+        if state.misses >= MISSES {
+            state.up = false;
+        }
+        self.publish(&state);
+    }
+
+    /// What keeps `topic` from being used, if anything.
+    pub fn topic(&self, topic: &str, problem: Option<String>) {
+        let mut state = self.state.lock();
+        match problem {
+            Some(problem) => state.topics.insert(topic.to_owned(), problem),
+            None => state.topics.remove(topic),
+        };
+        self.publish(&state);
+    }
+
+    /// `topic` is no longer of interest.
+    pub fn forget(&self, topic: &str) {
+        let mut state = self.state.lock();
+        state.topics.remove(topic);
+        state.unreadable.remove(topic);
+        self.publish(&state);
+    }
+
+    /// A partition cannot be fetched although the topic is there.
+    pub fn unreadable(&self, topic: &str, code: Code, partition: u32, position: i64) {
+        let problem = match code {
+            Code::TopicAuthorizationFailed => {
+                format!("the broker does not let this user read topic `{topic}`; grant Read on it")
+            }
+            code => format!(
+                "topic `{topic}` cannot be read at offset {position} of partition {partition}: {code}"
+            ),
+        };
+        let mut state = self.state.lock();
+        state.unreadable.insert(topic.to_owned(), problem);
+        self.publish(&state);
+    }
+
+    /// Records of `topic` arrive.
+    pub fn readable(&self, topic: &str) {
+        let mut state = self.state.lock();
+        if state.unreadable.remove(topic).is_some() {
+            self.publish(&state);
+        }
+    }
+
+    /// Why the broker does not answer, if it does not.
+    pub fn down(&self) -> Option<String> {
+        let state = self.state.lock();
+        (!state.up).then(|| state.reason()).flatten()
+    }
+
+    /// `text` without user name and password.
+    pub fn scrubbed(&self, text: &str) -> String {
+        self.settings.scrub(text)
+    }
+
+    /// A log line of librdkafka. Lost connections are its daily bread and told by the status.
+    pub fn log(&self, level: i32, facility: &str, text: &str) {
+        let text = self.settings.scrub(text);
+        let about_connections = ["FAIL", "ERROR", "MAXPOLL", "REQTMOUT", "SESSTMOUT", "REBOOTSTRAP"];
+        if level > 4 || about_connections.contains(&facility) || !self.may_warn() {
+            tracing::debug!(target: "librdkafka", level, facility, "{text}");
+        } else {
+            tracing::warn!(target: "librdkafka", facility, brokers = self.settings.brokers(), "{text}");
+        }
+    }
+
+    fn may_warn(&self) -> bool {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let may = state.warned.is_none_or(|last| now.duration_since(last) >= QUIET);
+        if may {
+            state.warned = Some(now);
+        }
+        may
+    }
+
+    fn publish(&self, state: &State) {
+        let reason = state.reason();
+        if !self.status.set(state.up, reason.clone()) {
+            return;
+        }
+        let brokers = self.settings.brokers();
+        match (state.up, reason) {
+            (true, None) => tracing::info!(brokers, "Kafka answers"),
+            (true, Some(reason)) => tracing::warn!(brokers, "Kafka answers, but {reason}"),
+            (false, reason) => {
+                let reason = reason.unwrap_or_default();
+                tracing::warn!(brokers, "Kafka does not answer: {reason}");
+            }
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, rank: Rank, text: String) {
+        let now = Instant::now();
+        // The first of equals stays: brokers take turns in failing, and each has its own words.
+        let keep = self.cause.as_ref().is_some_and(|(seen, known, _)| {
+            *known > rank && now.duration_since(*seen) < EXPLAINS || *known == rank
+        });
+        match &mut self.cause {
+            Some((seen, known, _)) if keep && *known == rank => *seen = now,
+            _ if keep => {}
+            cause => *cause = Some((now, rank, text)),
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        if !self.up {
+            let cause = self.cause.as_ref().map(|(_, _, text)| text.clone());
+            return Some(cause.unwrap_or_else(|| "connecting".into()));
+        }
+        let problems: Vec<&str> =
+            self.topics.values().chain(self.unreadable.values()).map(String::as_str).collect();
+        match problems.len() {
+            0 => None,
+            count if count <= NAMED => Some(problems.join("; ")),
+            count => Some(format!("{}; and {} more", problems[..NAMED].join("; "), count - NAMED)),
+        }
+    }
+}
+
+/// Words for why a topic cannot be used, for the status and for who publishes.
+pub fn topic_problem(topic: &str, code: Code) -> String {
+    match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+            format!("topic `{topic}` does not exist at the broker; create it")
+        }
+        Code::TopicAuthorizationFailed => {
+            format!("the broker does not let this user see topic `{topic}`; grant Read or Write on it")
+        }
+        code => format!("topic `{topic}` cannot be used: {code}"),
+    }
+}
+
+/// How much an error explains, and in which words. librdkafka appends how long something took;
+/// without that the same failure keeps the same words.
+fn explain(code: Code, reason: &str) -> (Rank, String) {
+    let reason = reason.split(" (after ").next().unwrap_or(reason).trim_end_matches([' ', ':']);
+    match code {
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState => (
+            Rank::Login,
+            format!("the broker refuses the login; check mechanism, user name and password ({reason})"),
+        ),
+        Code::SSL => (Rank::Tls, format!("TLS to the broker fails ({reason})")),
+        Code::Resolve => (Rank::Name, format!("the broker's name cannot be resolved ({reason})")),
+        Code::OperationTimedOut | Code::TimedOutQueue | Code::RequestTimedOut => {
+            (Rank::Silence, "the broker does not answer in time".into())
+        }
+        _ => (Rank::Connection, format!("the broker cannot be reached ({reason})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strongest_cause_is_told_and_words_do_not_flap() {
+        let mut state = State::default();
+        let fail = |state: &mut State, code, reason| {
+            let (rank, text) = explain(code, reason);
+            state.note(rank, text);
+        };
+        fail(&mut state, Code::OperationTimedOut, "x");
+        fail(&mut state, Code::BrokerTransportFailure, "a:1: refused (after 0ms in state CONNECT)");
+        let first = state.reason();
+        assert_eq!(first.as_deref(), Some("the broker cannot be reached (a:1: refused)"));
+        fail(&mut state, Code::BrokerTransportFailure, "b:1: refused (after 3ms in state CONNECT)");
+        fail(&mut state, Code::OperationTimedOut, "x");
+        assert_eq!(state.reason(), first);
+        fail(&mut state, Code::Authentication, "SASL failed");
+        assert!(state.reason().is_some_and(|reason| reason.contains("refuses the login")));
+    }
+
+    #[test]
+    fn problems_of_topics_show_while_up() {
+        let mut state = State { up: true, ..State::default() };
+        assert_eq!(state.reason(), None);
+        for n in 0..7 {
+            let topic = format!("t{n}");
+            let problem = topic_problem(&topic, Code::UnknownTopicOrPartition);
+            state.topics.insert(topic, problem);
+        }
+        let reason = state.reason().expect("problems");
+        assert!(reason.starts_with("topic `t0` does not exist at the broker; create it; "), "{reason}");
+        assert!(reason.ends_with("and 2 more"), "{reason}");
+    }
+}

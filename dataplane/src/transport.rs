@@ -1,0 +1,4 @@
+//! How clients are spoken to.
+
+pub mod sse;
+pub mod websocket;
