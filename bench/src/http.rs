@@ -42,7 +42,8 @@ impl Http {
     }
 }
 
-fn parse(answer: &[u8]) -> Result<Option<(u16, String)>> {
+/// The status and the body of `answer`, if it is whole.
+pub fn parse(answer: &[u8]) -> Result<Option<(u16, String)>> {
     let Some(end) = find(answer, b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let status = head.get(9..12).context("not HTTP")?.parse()?;

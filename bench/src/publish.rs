@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoll::Epoll;
 use crate::histogram::Histogram;
+use crate::http::parse;
 use crate::measure::cpu_micros;
-use crate::wire::find;
 
 /// How long anything may go without progress.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -144,9 +144,8 @@ pub fn http(pid: u32, port: u16, path: &str, load: &Load) -> Result<Published> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error.into()),
             }
-            if !answered(&connection.answer)? {
-                continue;
-            }
+            let Some((status, body)) = parse(&connection.answer)? else { continue };
+            ensure!(status == 200, "a publish failed: {status} {body}");
             watch.acknowledged(connection.sent.elapsed());
             connection.answer.clear();
             if result.is_some() {
@@ -162,17 +161,6 @@ pub fn http(pid: u32, port: u16, path: &str, load: &Load) -> Result<Published> {
     }
     let result = result.context("the time is over, so there is a result")?;
     Ok(Published { acknowledged: watch.acknowledged, ..result })
-}
-
-/// Whether `answer` is whole; one that is not `200` is an error.
-fn answered(answer: &[u8]) -> Result<bool> {
-    let Some(end) = find(answer, b"\r\n\r\n") else { return Ok(false) };
-    let text = String::from_utf8_lossy(answer);
-    ensure!(text.starts_with("HTTP/1.1 200"), "a publish failed: {text}");
-    let head = text[..end].to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: usize = length.context("an answer without a length")?.trim().parse()?;
-    Ok(answer.len() >= end + 4 + length)
 }
 
 /// Settings of a producer that promises what Sluice promises.

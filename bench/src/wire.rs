@@ -65,8 +65,8 @@ enum Stage {
 /// Where a chunked body (RFC 9112 §7.1) stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
-    /// In a size line that says this much so far; `false` after an extension began.
-    Size(usize, bool),
+    /// In a size line that says this much so far (the server sends no extensions).
+    Size(usize),
     /// In data, with so many bytes to come.
     Data(usize),
     /// In the line end after data.
@@ -92,7 +92,7 @@ impl Decoder {
             let wanted = if self.wire == Wire::WebSocket { "http/1.1 101" } else { "http/1.1 200" };
             ensure!(head.starts_with(wanted), "refused: {}", head.lines().next().unwrap_or_default());
             let chunked = self.wire == Wire::Sse && head.contains("transfer-encoding: chunked");
-            self.stage = if chunked { Stage::Chunked(Chunk::Size(0, true)) } else { Stage::Plain };
+            self.stage = if chunked { Stage::Chunked(Chunk::Size(0)) } else { Stage::Plain };
             self.rest = Vec::new();
             input = &input[end + 4 - held..];
             sink(Event::Open);
@@ -101,21 +101,20 @@ impl Decoder {
         while let Some(&first) = input.first() {
             let taken = match chunk {
                 Chunk::Data(left) => left.min(input.len()),
-                Chunk::Size(..) | Chunk::End => 1,
+                Chunk::Size(_) | Chunk::End => 1,
             };
             chunk = match chunk {
                 Chunk::Data(left) => {
                     self.plain(&input[..taken], sink)?;
                     if taken < left { Chunk::Data(left - taken) } else { Chunk::End }
                 }
-                Chunk::Size(0, _) if first == b'\n' => bail!("the server ended the stream"),
-                Chunk::Size(size, _) if first == b'\n' => Chunk::Data(size),
-                Chunk::Size(size, true) => match char::from(first).to_digit(16) {
-                    Some(digit) => Chunk::Size(size * 16 + digit as usize, true),
-                    None => Chunk::Size(size, false),
-                },
-                Chunk::Size(size, false) => Chunk::Size(size, false),
-                Chunk::End if first == b'\n' => Chunk::Size(0, true),
+                Chunk::Size(0) if first == b'\n' => bail!("the server ended the stream"),
+                Chunk::Size(size) if first == b'\n' => Chunk::Data(size),
+                Chunk::Size(size) => {
+                    let digit = char::from(first).to_digit(16);
+                    Chunk::Size(digit.map_or(size, |digit| size * 16 + digit as usize))
+                }
+                Chunk::End if first == b'\n' => Chunk::Size(0),
                 Chunk::End => Chunk::End,
             };
             input = &input[taken..];
@@ -163,7 +162,6 @@ fn frames<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
         match rest[0] {
             0x81 | 0x82 => sink(Event::Message(payload)),
             0x89 => sink(Event::Ping(payload)),
-            0x8a => {}
             0x88 => {
                 bail!("the server closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default()))
             }
@@ -230,7 +228,7 @@ mod tests {
         let stream = b"HTTP/1.1 200 OK\r\n\r\nretry: 1\nid: 0\n\nid: 1\ndata: one\n\nid: 1\n\ndata: two\ndata: more\n\n";
         check(Wire::Sse, stream, &["open", "one", "two"]);
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
-            5\r\nid: 0\r\n2\r\n\n\n\r\n0b;ext=1\r\ndata: one\n\n\r\n";
+            5\r\nid: 0\r\n2\r\n\n\n\r\n0b\r\ndata: one\n\n\r\n";
         check(Wire::Sse, chunked, &["open", "one"]);
     }
 
