@@ -4,6 +4,7 @@
 //! The data plane never waits for an export: a collector that is away costs that export, is logged
 //! once per change and counted.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,10 +35,15 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// A collector's reason is not logged beyond this.
 const MAX_REASON_CHARS: usize = 300;
 
-/// Who sends: `service.name` is `sluice` unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`
-/// say otherwise, and every process is an instance of its own, so that the cumulative counts of
-/// replicas never mix.
+/// Who sends, the same for both signals: `service.name` is `sluice` unless `OTEL_SERVICE_NAME` or
+/// `OTEL_RESOURCE_ATTRIBUTES` say otherwise, and every process is an instance of its own, so that
+/// the cumulative counts of replicas never mix.
 pub fn resource() -> Resource {
+    static RESOURCE: OnceLock<Resource> = OnceLock::new();
+    RESOURCE.get_or_init(make_resource).clone()
+}
+
+fn make_resource() -> Resource {
     let own = [
         KeyValue::new("service.name", "sluice"),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
@@ -308,11 +314,10 @@ mod tests {
     #[test]
     fn every_process_is_an_instance_of_the_service() {
         let value =
-            |resource: &Resource, key: &'static str| resource.get(&key.into()).map(|value| value.to_string());
-        let (first, second) = (resource(), resource());
-        assert!(value(&first, "service.instance.id").is_some());
-        assert_ne!(value(&first, "service.instance.id"), value(&second, "service.instance.id"));
-        assert_eq!(value(&first, "service.name").as_deref(), Some("sluice"));
+            |resource: &Resource, key: &'static str| resource.get(&key.into()).map(|it| it.to_string());
+        let ids = [resource(), resource(), make_resource()].map(|it| value(&it, "service.instance.id"));
+        assert!(ids[0].is_some() && ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
+        assert_eq!(value(&resource(), "service.name").as_deref(), Some("sluice"));
     }
 
     #[test]
