@@ -15,7 +15,7 @@ use crate::{StreamAPI, StreamPolicy};
 
 mod words;
 
-pub use words::DURATION;
+pub use words::{DURATION, clip, clip_to, nearest};
 
 /// Problems listed of one document; a mangled one has no more to say after that.
 const MAX_PROBLEMS: usize = 100;

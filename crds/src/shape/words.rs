@@ -216,9 +216,14 @@ fn either(names: &[&str]) -> String {
 
 /// At most 40 characters of a user's text, without what a terminal would obey.
 pub fn clip(text: &str) -> String {
+    clip_to(40, text)
+}
+
+/// At most `length` characters of a text that a user's text is part of.
+pub fn clip_to(length: usize, text: &str) -> String {
     let mut clipped: String =
-        text.chars().take(40).map(|c| if is_hostile(c) { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(40).is_some() {
+        text.chars().take(length).map(|c| if is_hostile(c) { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(length).is_some() {
         clipped.push('…');
     }
     clipped

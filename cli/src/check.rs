@@ -1,0 +1,64 @@
+//! `sluice check`: every problem of the files, nothing else.
+
+use std::path::PathBuf;
+
+use sluice_config::Config;
+
+use crate::documents::{self, Report};
+use crate::{Failure, files, print};
+
+/// Flags of `sluice check`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  sluice check -f apis/ -f secrets.yaml")]
+pub struct Args {
+    /// Files or directories (*.yaml, *.yml, *.json) of StreamAPIs, StreamPolicies and Secrets
+    #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
+    pub files: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+}
+
+/// Prints every problem; fails if there is one.
+pub fn check(args: &Args) -> Result<(), Failure> {
+    let (reports, documents) = find_problems(args);
+    let mut text: String = reports.iter().map(|report| format!("{report}\n")).collect();
+    if reports.is_empty() {
+        text = format!("no problems in {documents} objects\n");
+    }
+    print(&text)?;
+    if reports.is_empty() { Ok(()) } else { Err(Failure::Input) }
+}
+
+/// Every problem in the order of files and lines, and how many documents there are.
+fn find_problems(args: &Args) -> (Vec<Report>, usize) {
+    let mut reports = Vec::new();
+    let mut all = Vec::new();
+    let mut order = Vec::new();
+    for source in &args.files {
+        match files::list(source) {
+            Ok(files) => order.extend(files),
+            Err(error) => reports.push(Report::of_file(source, 0, error.to_string())),
+        }
+    }
+    for file in &order {
+        let name = file.display().to_string();
+        match files::read(file) {
+            Err(error) => reports.push(Report::of_file(file, 0, error.to_string())),
+            Ok(text) => match documents::parse(&name, &text, &args.namespace) {
+                Err(error) => reports.push(Report::of_file(file, error.line, error.message)),
+                Ok(documents) => all.extend(documents),
+            },
+        }
+    }
+    let assembled = documents::assemble(all.iter());
+    reports.extend(assembled.reports);
+    let rendered = sluice_operator::render(&assembled.objects, &Config::default());
+    reports.extend(documents::reports(all.iter(), &rendered.refused));
+    let place = |report: &Report| order.iter().position(|file| file.display().to_string() == report.file);
+    reports.sort_by_key(|report| (place(report), report.line));
+    (reports, all.len())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Documents: what files say, object by object, with the lines to tell problems by.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sluice_config::Problem;
+use sluice_operator::read::{self, Object};
+use sluice_operator::{Kind, Objects, Refusal, Unread};
+
+use crate::yaml::{self, Content, Node, Unparsable};
+
+/// One object as a file has it.
+pub struct Document {
+    file: Arc<str>,
+    node: Node,
+    object: Result<Object, Box<Unread>>,
+    /// Lines of problems that have no node of their own.
+    lines: Vec<(String, usize)>,
+}
+
+/// A problem and where it stands: `file:line: at: message`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Report {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1; 0 if the file could not be read.
+    pub line: usize,
+    /// Path inside the object.
+    pub at: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.at.is_empty() {
+            write!(f, ": {}", self.at)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl Report {
+    /// A problem of a whole file.
+    pub fn of_file(file: &Path, line: usize, message: impl Into<String>) -> Self {
+        Self { file: file.display().to_string(), line, at: String::new(), message: message.into() }
+    }
+}
+
+/// Reads the documents of a file. An object without a namespace belongs to `namespace`.
+pub fn parse(file: &str, text: &str, namespace: &str) -> Result<Vec<Document>, Unparsable> {
+    let file: Arc<str> = file.into();
+    let mut documents = Vec::new();
+    for document in yaml::parse(text)? {
+        for (node, problems) in items(document) {
+            documents.push(Document::read(Arc::clone(&file), node, problems, namespace));
+        }
+    }
+    Ok(documents)
+}
+
+/// A List's items stand for themselves.
+fn items(document: yaml::Document) -> Vec<(Node, Vec<(usize, Problem)>)> {
+    let yaml::Document { root, problems } = document;
+    let is_list = root.field("kind").is_some_and(|(_, kind)| kind.value() == "List");
+    let nodes = root.field("items").and_then(|(_, items)| match &items.content {
+        Content::List(items) if is_list && problems.is_empty() => Some(items.clone()),
+        _ => None,
+    });
+    match nodes {
+        Some(nodes) => nodes.into_iter().map(|node| (node, Vec::new())).collect(),
+        None => vec![(root, problems)],
+    }
+}
+
+impl Document {
+    fn read(file: Arc<str>, node: Node, problems: Vec<(usize, Problem)>, namespace: &str) -> Self {
+        let value = node.value();
+        let mut object = read::read(value.clone(), namespace);
+        let lines = problems.iter().map(|(line, problem)| (problem.at.clone(), *line)).collect();
+        if !problems.is_empty() {
+            let mut all: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
+            object = match object {
+                Ok(_) => Err(read::unread(&value, read::guess_kind(&value), namespace, all)),
+                Err(mut unread) => {
+                    all.append(&mut unread.problems);
+                    unread.problems = all;
+                    Err(unread)
+                }
+            };
+        }
+        Self { file, node, object, lines }
+    }
+
+    /// The problem with the place where it stands.
+    pub fn report(&self, problem: &Problem) -> Report {
+        let noted = self.lines.iter().find(|(at, _)| *at == problem.at).map(|(_, line)| *line);
+        Report {
+            file: self.file.to_string(),
+            line: noted.unwrap_or_else(|| self.node.line_of(&problem.at)),
+            at: problem.at.clone(),
+            message: problem.message.clone(),
+        }
+    }
+
+    /// Kind, namespace and name of what was understood.
+    fn identity(&self) -> Option<(Kind, &str, &str)> {
+        let (kind, metadata) = match self.object.as_ref().ok()? {
+            Object::Api(api) => (Kind::StreamApi, &api.metadata),
+            Object::Policy(policy) => (Kind::StreamPolicy, &policy.metadata),
+            Object::Secret(secret) => (Kind::Secret, &secret.metadata),
+            Object::Unused(_) => return None,
+        };
+        let ObjectMeta { namespace, name, .. } = metadata;
+        Some((kind, namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default()))
+    }
+}
+
+/// All documents together.
+pub struct Assembled {
+    /// The objects, each once.
+    pub objects: Objects,
+    /// Problems of documents that could not be understood or stand twice.
+    pub reports: Vec<Report>,
+}
+
+/// Puts the documents together. What stands twice and differs is ambiguous: of two StreamAPIs the
+/// first is served, of two StreamPolicies or Secrets neither is trusted.
+pub fn assemble<'a>(documents: impl Iterator<Item = &'a Document>) -> Assembled {
+    let mut seen: BTreeMap<(Kind, &str, &str), &Document> = BTreeMap::new();
+    let mut assembled = Assembled { objects: Objects::default(), reports: Vec::new() };
+    for document in documents {
+        if let Some(identity) = document.identity() {
+            if let Some(first) = seen.get(&identity) {
+                assembled.repeat(first, document, identity);
+                continue;
+            }
+            seen.insert(identity, document);
+        }
+        assembled.take(document);
+    }
+    assembled
+}
+
+impl Assembled {
+    fn take(&mut self, document: &Document) {
+        match &document.object {
+            Ok(Object::Api(api)) => self.objects.apis.push((**api).clone()),
+            Ok(Object::Policy(policy)) => self.objects.policies.push((**policy).clone()),
+            Ok(Object::Secret(secret)) => self.objects.secrets.push((**secret).clone()),
+            Ok(Object::Unused(_)) => {}
+            Err(unread) => {
+                self.reports.extend(unread.problems.iter().map(|problem| document.report(problem)));
+                self.objects.unread.push((**unread).clone());
+            }
+        }
+    }
+
+    fn repeat(&mut self, first: &Document, second: &Document, identity: (Kind, &str, &str)) {
+        let (kind, namespace, name) = identity;
+        let place = format!("{}:{}", first.file, first.node.line);
+        let message = format!("{kind} `{namespace}/{name}` stands at {place} too; remove one of them");
+        let problem = Problem::new("metadata.name", message);
+        self.reports.push(second.report(&problem));
+        // Moving a document from file to file leaves it in both for a moment.
+        if first.object == second.object || kind == Kind::StreamApi {
+            return;
+        }
+        let targets = match &second.object {
+            Ok(Object::Policy(policy)) => Some(policy.spec.0.target_refs.clone()),
+            _ => None,
+        };
+        self.objects.unread.push(Unread {
+            kind,
+            namespace: Some(namespace.into()),
+            name: Some(name.into()),
+            problems: vec![problem],
+            targets,
+        });
+    }
+}
+
+/// The refusals with the places where they stand.
+pub fn reports<'a>(documents: impl Iterator<Item = &'a Document>, refused: &[Refusal]) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let by_identity = documents.filter_map(|document| Some((document.identity()?, document)));
+    let mut first: BTreeMap<_, &Document> = BTreeMap::new();
+    for (identity, document) in by_identity {
+        first.entry(identity).or_insert(document);
+    }
+    for refusal in refused {
+        if let Some(document) = first.get(&(refusal.kind, refusal.namespace.as_str(), refusal.name.as_str()))
+        {
+            reports.extend(refusal.problems.iter().map(|problem| document.report(problem)));
+        }
+    }
+    reports
+}
+
+/// What a file that never could be parsed may have held: if it speaks of a policy, a policy that
+/// nobody can read, which closes everything.
+pub fn suspicion(text: &str, problem: Problem) -> Option<Unread> {
+    let names_policy = text.contains(Kind::StreamPolicy.name()) || text.contains("targetRefs");
+    names_policy.then(|| Unread {
+        kind: Kind::StreamPolicy,
+        namespace: None,
+        name: None,
+        problems: vec![problem],
+        targets: None,
+    })
+}

@@ -1,0 +1,177 @@
+//! `sluice run`: loads files, serves them, follows their changes.
+//!
+//! One thread reloads: [`watch`] says which files changed, [`load`] makes a whole `Loaded` of all
+//! files, and a watch channel hands it to the data plane, which knows nothing of files.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sluice_config::Span;
+use sluice_dataplane::{Options, ServeError, Server};
+use tokio::sync::watch as channel;
+
+use crate::{Failure, logging};
+
+mod changes;
+mod load;
+mod state;
+mod tell;
+mod tls;
+mod watch;
+
+use load::Loader;
+use state::State;
+use tell::{Addresses, Voice};
+
+const EXAMPLES: &str = "\
+Examples:
+  sluice run -f examples/orders.yaml
+  sluice run -f apis/ -f secrets.yaml --listen 0.0.0.0:8080 --host sluice.example
+  sluice run -f apis/ --listen-tls 127.0.0.1:8443 --tls-secret default/tls
+
+The files are watched: what is written there is served a moment later, and clients of what did not
+change stay connected. SLUICE_LOG=debug says more.";
+
+/// Flags of `sluice run`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files or directories (*.yaml, *.yml, *.json) of StreamAPIs, StreamPolicies and Secrets
+    #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where clients connect with TLS
+    #[arg(long, value_name = "ADDRESS", requires = "tls_secret")]
+    listen_tls: Option<SocketAddr>,
+    /// The kubernetes.io/tls Secret of --listen-tls, among the same files
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "listen_tls", value_parser = secret_name)]
+    tls_secret: Option<SecretName>,
+    /// Where health, metrics and the config in force are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// Further names that clients may use in `Host`; loopback names and the listen address always may
+    #[arg(long = "host", value_name = "NAME", num_args = 1..)]
+    hosts: Vec<String>,
+    /// Where keys are kept that outlive the process [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// How long to accept connections after being told to stop
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = drain_span)]
+    drain_delay: Span,
+    /// Over how long clients are sent away after that
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = drain_span)]
+    drain_grace: Span,
+    /// Sends metrics and traces there (OTLP over HTTP), like http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+}
+
+/// Namespace and name of a Secret.
+#[derive(Clone, Debug)]
+pub struct SecretName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+fn secret_name(text: &str) -> Result<SecretName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(SecretName { namespace: namespace.into(), name: name.into() })
+        }
+        _ => Err("write NAMESPACE/NAME, like default/tls".into()),
+    }
+}
+
+fn drain_span(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error| format!("{error}"))?;
+    if span <= Span::seconds(3600) { Ok(span) } else { Err("at most 1h".into()) }
+}
+
+/// Serves until told to stop.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let voice = Voice::of(logging::start());
+    let state = State::open(args.state.clone())?;
+    // Watched before they are read: what changes in between is read again.
+    let watch = watch::Watch::start(&args.files)?;
+    let mut loader = Loader::new(args.files.clone(), args.namespace.clone(), state, args.tls_secret.clone());
+    let first = loader.start();
+    voice.problems(&first.problems);
+    if !first.usable {
+        voice.nothing_to_serve();
+        return Err(Failure::Input);
+    }
+    let (send, receive) = channel::channel(Arc::clone(&first.loaded));
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Two at least: a blocked one must not stop the other.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(cores.max(2)).enable_all().build()?;
+    let server = runtime.block_on(Server::bind(args.options()))?;
+    let addresses = Addresses { plain: server.address, tls: server.tls_address, admin: server.admin_address };
+    voice.listening(&addresses);
+    voice.changes(&first, &addresses);
+    let reloading = watch.follow(move |changed| {
+        let Some(update) = loader.reload(changed) else { return };
+        voice.problems(&update.problems);
+        voice.changes(&update, &addresses);
+        // Nobody receives any more when the server is about to end.
+        let _ = send.send(update.loaded);
+    })?;
+    let served = runtime.block_on(server.run(receive));
+    reloading.stop();
+    served.map_err(|error| match error {
+        ServeError::Certificate(_) => {
+            voice.failed(&error);
+            Failure::Input
+        }
+        ServeError::Bind { .. } => error.into(),
+    })
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into();
+        let listen =
+            [Some(self.listen), self.listen_tls].into_iter().flatten().map(|address| host_of(address.ip()));
+        for host in listen.chain(self.hosts.iter().cloned()) {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        Options {
+            listen: self.listen,
+            listen_tls: self.listen_tls,
+            admin: self.admin,
+            hosts,
+            console: true,
+            drain_delay: self.drain_delay.0,
+            drain_grace: self.drain_grace.0,
+            otlp_endpoint: self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
+        }
+    }
+}
+
+/// The address as it stands in a URL.
+fn host_of(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// An address that can be connected to: where everything is listened on, the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

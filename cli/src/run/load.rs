@@ -1,0 +1,267 @@
+//! Loads files: what each says is kept, and all together become one [`Loaded`].
+//!
+//! A file that cannot be read or parsed changes nothing; a document that is gone counts only when
+//! its file was parsed whole; a file that is gone takes its documents along.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use sluice_config::Problem;
+use sluice_config::config::Config;
+use sluice_dataplane::{CursorKey, Loaded, Refused, TlsMaterial};
+use sluice_operator::{Kind, Rendered, Unread};
+
+use super::SecretName;
+use super::changes::{Change, changes};
+use super::state::State;
+use super::tls;
+use super::watch::Changed;
+use crate::documents::{self, Assembled, Document, Report};
+use crate::files::{self, Unreadable};
+
+/// Keeps what the files said.
+pub struct Loader {
+    sources: Vec<PathBuf>,
+    namespace: String,
+    state: State,
+    tls_secret: Option<SecretName>,
+    files: BTreeMap<PathBuf, FileState>,
+    /// Problems of sources that cannot be listed.
+    missing: Vec<Report>,
+    keys: BTreeMap<String, Vec<CursorKey>>,
+    tls: Option<TlsMaterial>,
+    config: Config,
+    told: Vec<Report>,
+}
+
+/// What a file said when it could last be read.
+#[derive(Default)]
+struct FileState {
+    digest: Option<[u8; 32]>,
+    documents: Vec<Document>,
+    /// Why it says nothing new.
+    problem: Option<Report>,
+    /// What it may hold if it never could be parsed.
+    suspicion: Option<Unread>,
+}
+
+/// What became of a load.
+pub struct Update {
+    /// What to serve.
+    pub loaded: Arc<Loaded>,
+    /// Problems that were not told before.
+    pub problems: Vec<Report>,
+    /// What is served differently.
+    pub changes: Vec<Change>,
+    /// Whether anything can be served.
+    pub usable: bool,
+}
+
+impl Loader {
+    /// Of `sources`; nothing is read yet.
+    pub fn new(
+        sources: Vec<PathBuf>,
+        namespace: String,
+        state: State,
+        tls_secret: Option<SecretName>,
+    ) -> Self {
+        Self {
+            sources,
+            namespace,
+            state,
+            tls_secret,
+            files: BTreeMap::new(),
+            missing: Vec::new(),
+            keys: BTreeMap::new(),
+            tls: None,
+            config: Config::default(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Reads everything for the first time.
+    pub fn start(&mut self) -> Update {
+        self.refresh(&Changed::Anything);
+        for (path, file) in &mut self.files {
+            // There is no "before" that could go on: what may have been a policy closes all.
+            if let (Some(problem), Ok(text)) = (&file.problem, files::read(path)) {
+                let problem = Problem::new(problem.file.clone(), problem.message.clone());
+                file.suspicion = documents::suspicion(&text, problem);
+            }
+        }
+        self.update()
+    }
+
+    /// Reads what changed; `None` if that makes no difference.
+    pub fn reload(&mut self, changed: &Changed) -> Option<Update> {
+        self.refresh(changed).then(|| self.update())
+    }
+
+    /// Brings the files up to date; `true` if one of them says something else now.
+    fn refresh(&mut self, changed: &Changed) -> bool {
+        let mut different = false;
+        let mut present = Vec::new();
+        self.missing.clear();
+        for source in &self.sources {
+            match files::list(source) {
+                Ok(files) => present.extend(files),
+                Err(error) => self.missing.push(Report::of_file(source, 0, error.to_string())),
+            }
+        }
+        self.files.retain(|path, _| {
+            let stays = present.contains(path) || !changed.has(path);
+            different |= !stays;
+            stays
+        });
+        for path in present {
+            // A new file in a directory is read when it is closed, like any other.
+            if changed.has(&path) {
+                let file = self.files.entry(path.clone()).or_default();
+                different |= file.refresh(&path, &self.namespace);
+            }
+        }
+        different || self.told_differs()
+    }
+
+    /// Whether a problem of a source came or went.
+    fn told_differs(&self) -> bool {
+        self.missing.iter().any(|report| !self.told.contains(report))
+    }
+
+    /// Makes a whole of what all files say.
+    fn update(&mut self) -> Update {
+        let documents: Vec<&Document> =
+            self.ordered().into_iter().flat_map(|file| &self.files[file].documents).collect();
+        let mut assembled = documents::assemble(documents.iter().copied());
+        assembled.objects.unread.extend(self.files.values().filter_map(|file| file.suspicion.clone()));
+        let rendered = sluice_operator::render(&assembled.objects, &self.config);
+        let mut reports = documents::reports(documents.iter().copied(), &rendered.refused);
+        drop(documents);
+        reports.append(&mut assembled.reports);
+        reports.extend(self.missing.iter().cloned());
+        reports.extend(self.files.values().filter_map(|file| file.problem.clone()));
+        let mut usable = !rendered.config.apis.is_empty();
+        usable &= self.load_tls(&assembled, &mut reports);
+        self.load_keys(&rendered.config, &mut reports);
+        reports.sort();
+        reports.dedup();
+        let changes = changes(&self.config, &rendered.config);
+        let problems = reports.iter().filter(|report| !self.told.contains(report)).cloned().collect();
+        self.told = reports;
+        self.config = rendered.config.clone();
+        let loaded = Arc::new(Loaded {
+            refused: refused(&rendered, &assembled),
+            config: rendered.config,
+            material: rendered.material,
+            cursor_keys: self.keys.clone(),
+            tls: self.tls.clone(),
+        });
+        Update { loaded, problems, changes, usable }
+    }
+
+    /// The files in the order that decides ties: as they were named, directories by name.
+    fn ordered(&self) -> Vec<&PathBuf> {
+        let mut order: Vec<_> = self.files.keys().collect();
+        let source = |path: &Path| {
+            let of = |source: &PathBuf| path == source || path.parent() == Some(source);
+            self.sources.iter().position(of)
+        };
+        order.sort_by_key(|path| (source(path), path.to_owned()));
+        order
+    }
+
+    /// The listener's certificate; the last good one stays. `false` if there never was one.
+    fn load_tls(&mut self, assembled: &Assembled, reports: &mut Vec<Report>) -> bool {
+        let Some(name) = &self.tls_secret else { return true };
+        match tls::material(&assembled.objects, name) {
+            Ok(material) => self.tls = Some(material),
+            Err(message) => reports.push(Report {
+                file: "--tls-secret".into(),
+                line: 0,
+                at: format!("{}/{}", name.namespace, name.name),
+                message,
+            }),
+        }
+        self.tls.is_some()
+    }
+
+    /// The cursor keys of what is served. An API keeps its key while it is away.
+    fn load_keys(&mut self, config: &Config, reports: &mut Vec<Report>) {
+        for (name, entry) in &config.apis {
+            if self.keys.contains_key(name) {
+                continue;
+            }
+            match self.state.cursor_key(&entry.api.namespace, &entry.api.name) {
+                Ok(key) => {
+                    self.keys.insert(name.clone(), vec![key]);
+                }
+                Err(error) => reports.push(Report {
+                    file: "--state".into(),
+                    line: 0,
+                    at: name.clone(),
+                    message: format!("{error:#}"),
+                }),
+            }
+        }
+    }
+}
+
+impl FileState {
+    /// Reads the file; `true` if it says something else now.
+    fn refresh(&mut self, path: &Path, namespace: &str) -> bool {
+        let name = path.display().to_string();
+        let text = match files::read(path) {
+            Ok(text) => text,
+            // Closed again soon, and then read again.
+            Err(Unreadable::Changing) if !self.documents.is_empty() => return false,
+            Err(error) => return self.keep(Report::of_file(path, 0, error.to_string())),
+        };
+        let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        if self.digest == Some(digest) && self.problem.is_none() {
+            return false;
+        }
+        match documents::parse(&name, &text, namespace) {
+            Ok(documents) => {
+                *self = Self { digest: Some(digest), documents, problem: None, suspicion: None };
+                true
+            }
+            Err(error) => self.keep(Report::of_file(path, error.line, error.message)),
+        }
+    }
+
+    /// What it said before stays; `true` if the problem is new.
+    fn keep(&mut self, problem: Report) -> bool {
+        let new = self.problem.as_ref() != Some(&problem);
+        self.problem = Some(problem);
+        new
+    }
+}
+
+/// What was refused, for the data plane's `/config`.
+fn refused(rendered: &Rendered, assembled: &Assembled) -> Vec<Refused> {
+    let entry = |kind: Kind, namespace: &str, name: &str, problems: &[Problem]| Refused {
+        api: format!("{namespace}/{name}"),
+        revision: String::new(),
+        problems: match kind {
+            Kind::StreamApi => problems.to_vec(),
+            // The list names APIs; what is of another kind says so.
+            kind => {
+                problems.iter().map(|p| Problem::new(format!("{kind} {}", p.at), p.message.clone())).collect()
+            }
+        },
+    };
+    let refusals = rendered
+        .refused
+        .iter()
+        .map(|refusal| entry(refusal.kind, &refusal.namespace, &refusal.name, &refusal.problems));
+    let unread = assembled.objects.unread.iter().map(|unread| {
+        let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "?".into());
+        entry(unread.kind, &part(&unread.namespace), &part(&unread.name), &unread.problems)
+    });
+    refusals.chain(unread).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! Reads YAML (and JSON, which is YAML) into trees that know their lines.
+//!
+//! Within budgets: a bomb ends in an error, not in memory. What makes a document ambiguous
+//! (duplicate and merge keys, foreign tags) is a problem of that document; what cannot be parsed is
+//! an error of the whole file, because where the rest begins cannot be told.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use granit_parser::{Event, Parser, ScalarStyle, Tag};
+use serde_json::Value;
+use sluice_config::Problem;
+use sluice_crds::shape;
+
+mod scalar;
+
+/// Longest file.
+pub const MAX_BYTES: usize = 4 << 20;
+/// Deepest nesting.
+pub const MAX_DEPTH: usize = 64;
+/// Most nodes in a file, those that aliases stand for included.
+pub const MAX_NODES: usize = 100_000;
+/// Most bytes of text that aliases stand for.
+const MAX_ALIAS_BYTES: usize = MAX_BYTES;
+/// Problems listed of one document.
+const MAX_PROBLEMS: usize = 100;
+
+/// A file that cannot be parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unparsable {
+    /// Where it was noticed.
+    pub line: usize,
+    /// What to do about it.
+    pub message: String,
+}
+
+/// One document of a file.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its root.
+    pub root: Node,
+    /// What makes it ambiguous, each with its line.
+    pub problems: Vec<(usize, Problem)>,
+}
+
+/// A value and the line on which it begins.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// From 1.
+    pub line: usize,
+    /// The value.
+    pub content: Content,
+}
+
+/// What a node holds.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Anything but a list or a mapping.
+    Scalar(Value),
+    /// A list.
+    List(Vec<Node>),
+    /// A mapping: key, the key's line, value.
+    Mapping(Vec<(String, usize, Node)>),
+}
+
+impl Node {
+    /// The value without its lines.
+    pub fn value(&self) -> Value {
+        match &self.content {
+            Content::Scalar(value) => value.clone(),
+            Content::List(items) => items.iter().map(Self::value).collect(),
+            Content::Mapping(fields) => {
+                Value::Object(fields.iter().map(|(key, _, node)| (key.clone(), node.value())).collect())
+            }
+        }
+    }
+
+    /// The field `name`, if this is a mapping that has it.
+    pub fn field(&self, name: &str) -> Option<(usize, &Self)> {
+        match &self.content {
+            Content::Mapping(fields) => {
+                fields.iter().find(|(key, _, _)| key == name).map(|(_, line, node)| (*line, node))
+            }
+            Content::Scalar(_) | Content::List(_) => None,
+        }
+    }
+
+    /// The line of what stands at the path `at` (`spec.channels[2].address`), or of its nearest
+    /// parent that exists.
+    pub fn line_of(&self, at: &str) -> usize {
+        let (mut node, mut line) = (self, self.line);
+        for step in steps(at) {
+            let next = match (&step, &node.content) {
+                (Step::Index(index), Content::List(items)) => items.get(*index).map(|item| (item.line, item)),
+                (Step::Field(name), Content::Mapping(_)) => node.field(name),
+                _ => None,
+            };
+            match next {
+                Some(next) => (line, node) = next,
+                None => break,
+            }
+        }
+        line
+    }
+}
+
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+/// The steps of a path: `.field`, `[2]`, `["any text"]`.
+fn steps(at: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = at;
+    while !rest.is_empty() {
+        if let Some(quoted) = rest.strip_prefix("[\"") {
+            let Some((name, after)) = quoted.split_once("\"]") else { break };
+            steps.push(Step::Field(name.to_owned()));
+            rest = after;
+        } else if let Some(index) = rest.strip_prefix('[') {
+            let Some((index, after)) = index.split_once(']') else { break };
+            let Ok(index) = index.parse() else { break };
+            steps.push(Step::Index(index));
+            rest = after;
+        } else {
+            let name = rest.strip_prefix('.').unwrap_or(rest);
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            if end == 0 {
+                break;
+            }
+            steps.push(Step::Field(name[..end].to_owned()));
+            rest = &name[end..];
+        }
+    }
+    steps
+}
+
+/// Parses a whole file; empty documents are left out.
+pub fn parse(text: &str) -> Result<Vec<Document>, Unparsable> {
+    if text.len() > MAX_BYTES {
+        let message = format!("has {} bytes; at most {MAX_BYTES} are read", text.len());
+        return Err(Unparsable { line: 1, message });
+    }
+    let mut options = granit_parser::options! {
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+        disallow_directives: true,
+    };
+    options.set_emit_comments(false);
+    let mut builder = Builder::default();
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|error| Unparsable {
+            line: error.marker().line(),
+            message: format!("is not YAML: {}", shape::clip_to(200, &error.info())),
+        })?;
+        builder.take(event, span.start.line())?;
+    }
+    Ok(builder.documents)
+}
+
+/// Makes trees of events.
+#[derive(Default)]
+struct Builder {
+    documents: Vec<Document>,
+    root: Option<Node>,
+    problems: Vec<(usize, Problem)>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Anchored>,
+    nodes: usize,
+    alias_bytes: usize,
+}
+
+/// A list or mapping that is being read.
+struct Open {
+    line: usize,
+    anchor: usize,
+    content: Content,
+    /// The lines of the keys that stand in it.
+    seen: HashMap<String, usize>,
+    /// The key whose value comes next.
+    key: Option<Key>,
+}
+
+/// A key whose value comes next.
+struct Key {
+    text: String,
+    line: usize,
+    /// Of duplicates the first stays.
+    again: bool,
+}
+
+/// What an anchor names, and what an alias of it costs.
+struct Anchored {
+    node: Rc<Node>,
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), Unparsable> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.count(1, line)?;
+                if self.key_is_next() {
+                    return self.key(&text, style, line);
+                }
+                let value = self.scalar(&text, style, tag.as_deref(), line);
+                let node = Node { line, content: Content::Scalar(value) };
+                self.complete(node, anchor, line)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.open(Content::List(Vec::new()), anchor, tag.as_deref(), line)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.open(Content::Mapping(Vec::new()), anchor, tag.as_deref(), line)
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else { return Ok(()) };
+                self.complete(Node { line: open.line, content: open.content }, open.anchor, line)
+            }
+            Event::Alias(anchor) => self.alias(anchor, line),
+            Event::DocumentStart(..) => {
+                self.anchors.clear();
+                Ok(())
+            }
+            Event::DocumentEnd => {
+                let problems = std::mem::take(&mut self.problems);
+                if let Some(root) = self.root.take()
+                    && !matches!(root.content, Content::Scalar(Value::Null))
+                {
+                    self.documents.push(Document { root, problems });
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, nodes: usize, line: usize) -> Result<(), Unparsable> {
+        self.nodes += nodes;
+        if self.nodes > MAX_NODES || self.alias_bytes > MAX_ALIAS_BYTES {
+            let message = format!("has more than {MAX_NODES} values, aliases counted out; split the file");
+            return Err(Unparsable { line, message });
+        }
+        Ok(())
+    }
+
+    fn key_is_next(&self) -> bool {
+        self.open.last().is_some_and(|open| matches!(open.content, Content::Mapping(_)) && open.key.is_none())
+    }
+
+    fn key(&mut self, text: &str, style: ScalarStyle, line: usize) -> Result<(), Unparsable> {
+        let at = self.at(text);
+        let Some(open) = self.open.last_mut() else { return Ok(()) };
+        let first = open.seen.get(text).copied();
+        open.seen.entry(text.to_owned()).or_insert(line);
+        open.key = Some(Key { text: text.to_owned(), line, again: first.is_some() });
+        if let Some(first) = first {
+            self.problem(line, at, format!("is set on line {first} already; keep one of the two"));
+        } else if text == "<<" && style == ScalarStyle::Plain {
+            self.problem(line, at, "merge keys are not used here; write the fields out");
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Value {
+        let resolved = scalar::resolve(text, style == ScalarStyle::Plain, tag);
+        resolved.unwrap_or_else(|message| {
+            let at = self.at("");
+            self.problem(line, at, message);
+            Value::Null
+        })
+    }
+
+    fn open(
+        &mut self,
+        content: Content,
+        anchor: usize,
+        tag: Option<&Tag>,
+        line: usize,
+    ) -> Result<(), Unparsable> {
+        self.count(1, line)?;
+        if self.key_is_next() {
+            return Err(Unparsable { line, message: "has a list or mapping as a key; write text".into() });
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Unparsable { line, message: format!("is nested deeper than {MAX_DEPTH}") });
+        }
+        if tag.is_some_and(|tag| !matches!(tag.core_suffix(), Some("map" | "seq"))) {
+            let at = self.at("");
+            self.problem(line, at, scalar::FOREIGN_TAG);
+        }
+        self.open.push(Open { line, anchor, content, seen: HashMap::new(), key: None });
+        Ok(())
+    }
+
+    fn alias(&mut self, anchor: usize, line: usize) -> Result<(), Unparsable> {
+        let Some(anchored) = self.anchors.get(&anchor) else {
+            return Err(Unparsable { line, message: "has an alias inside of what it stands for".into() });
+        };
+        let (node, nodes, bytes) = (Rc::clone(&anchored.node), anchored.nodes, anchored.bytes);
+        self.alias_bytes += bytes;
+        self.count(nodes, line)?;
+        if self.key_is_next() {
+            let Content::Scalar(Value::String(text)) = &node.content else {
+                return Err(Unparsable { line, message: "has a key that is not text; write text".into() });
+            };
+            return self.key(text, ScalarStyle::DoubleQuoted, line);
+        }
+        let mut node = Node::clone(&node);
+        node.line = line;
+        self.complete(node, 0, line)
+    }
+
+    /// Puts a finished node where it belongs.
+    fn complete(&mut self, node: Node, anchor: usize, line: usize) -> Result<(), Unparsable> {
+        if anchor != 0 {
+            let (mut nodes, mut bytes) = (0, 0);
+            measure(&node, &mut nodes, &mut bytes);
+            // The copy that is kept counts like an alias: many anchors on one tree cost too.
+            self.alias_bytes += bytes;
+            self.count(nodes, line)?;
+            self.anchors.insert(anchor, Anchored { node: Rc::new(node.clone()), nodes, bytes });
+        }
+        match self.open.last_mut() {
+            None => self.root = Some(node),
+            Some(Open { content: Content::List(items), .. }) => items.push(node),
+            Some(Open { content: Content::Mapping(fields), key, .. }) => {
+                if let Some(key) = key.take().filter(|key| !key.again) {
+                    fields.push((key.text, key.line, node));
+                }
+            }
+            Some(Open { content: Content::Scalar(_), .. }) => {}
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, line: usize, at: String, message: impl Into<String>) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push((line, Problem::new(at, message)));
+        }
+    }
+
+    /// The path of what is being read; `key` if that is a key.
+    fn at(&self, key: &str) -> String {
+        let mut at = String::new();
+        for (depth, open) in self.open.iter().enumerate() {
+            let last = depth + 1 == self.open.len();
+            match (&open.content, &open.key) {
+                (Content::List(items), _) => at.push_str(&format!("[{}]", items.len())),
+                (_, Some(key)) => push_field(&mut at, &key.text),
+                (_, None) if last => push_field(&mut at, key),
+                (_, None) => {}
+            }
+        }
+        at
+    }
+}
+
+fn push_field(at: &mut String, name: &str) {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+        if !at.is_empty() {
+            at.push('.');
+        }
+        at.push_str(&shape::clip(name));
+    } else {
+        at.push_str(&format!("[{:?}]", shape::clip(name)));
+    }
+}
+
+fn measure(node: &Node, nodes: &mut usize, bytes: &mut usize) {
+    *nodes += 1;
+    match &node.content {
+        Content::Scalar(Value::String(text)) => *bytes += text.len(),
+        Content::Scalar(_) => {}
+        Content::List(items) => items.iter().for_each(|item| measure(item, nodes, bytes)),
+        Content::Mapping(fields) => {
+            for (key, _, value) in fields {
+                *bytes += key.len();
+                measure(value, nodes, bytes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! What there is: the objects that everything else is made from.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::Secret;
+use sluice_config::Problem;
+use sluice_config::policy::TargetRef;
+use sluice_crds::{StreamAPI, StreamPolicy};
+
+/// Everything that was read. Objects of equal age come in the order that breaks ties: by name in a
+/// cluster, by place in files. Every `metadata.namespace` and `metadata.name` is set.
+#[derive(Clone, Default)]
+pub struct Objects {
+    /// Readable StreamAPIs.
+    pub apis: Vec<StreamAPI>,
+    /// Readable StreamPolicies.
+    pub policies: Vec<StreamPolicy>,
+    /// Secrets, whether labelled for use or not.
+    pub secrets: Vec<Secret>,
+    /// What is there and cannot be understood.
+    pub unread: Vec<Unread>,
+}
+
+/// Secrets stay out of logs and panics.
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [self.apis.len(), self.policies.len(), self.secrets.len(), self.unread.len()];
+        write!(f, "Objects({counts:?})")
+    }
+}
+
+/// An object that cannot be understood. It blinds nobody: an API keeps what it was, a policy closes
+/// what it targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unread {
+    /// Its kind, as far as it can be told.
+    pub kind: Kind,
+    /// Its namespace, if that can be read.
+    pub namespace: Option<String>,
+    /// Its name, if that can be read.
+    pub name: Option<String>,
+    /// Everything found, at least one.
+    pub problems: Vec<Problem>,
+    /// What a StreamPolicy targets; `None` if that cannot be read.
+    pub targets: Option<Vec<TargetRef>>,
+}
+
+/// Kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A StreamAPI.
+    StreamApi,
+    /// A StreamPolicy.
+    StreamPolicy,
+    /// A Secret.
+    Secret,
+    /// A ConfigMap; nothing refers to one yet.
+    ConfigMap,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// The kind of that name.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::StreamApi, Self::StreamPolicy, Self::Secret, Self::ConfigMap]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
+    /// As it is written in `kind:`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StreamApi => "StreamAPI",
+            Self::StreamPolicy => "StreamPolicy",
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+            Self::Other => "object",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
