@@ -40,13 +40,16 @@ async fn ask(sluice: &Sluice, method: &str, path: &str, headers: &[(&str, &str)]
     Answer::read(response).await.expect("a body")
 }
 
+/// Method, path, headers, status.
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], u16);
+
 #[tokio::test]
 async fn the_answer_follows_method_and_accept() {
+    const SSE: &str = "text/event-stream";
     let sluice = Sluice::start(&shop()).await;
-    let sse = "text/event-stream";
     #[rustfmt::skip]
-    let table: &[(&str, &str, &[(&str, &str)], u16)] = &[
-        ("GET", "/shop/all", &[("accept", sse)], 200),
+    let table: &[Row] = &[
+        ("GET", "/shop/all", &[("accept", SSE)], 200),
         ("GET", "/shop/all", &[("accept", "*/*")], 200),
         ("GET", "/shop/all", &[], 200),
         ("GET", "/shop/all", &[("accept", "text/event-stream;q=0.2, text/html")], 200),
@@ -57,7 +60,7 @@ async fn the_answer_follows_method_and_accept() {
         ("GET", "/shop/all", &[("accept", "text/event-stream;q=0")], 406),
         ("GET", "/shop/sse", &[], 200),
         ("GET", "/shop/websocket", &[], 426),
-        ("GET", "/shop/websocket", &[("accept", sse)], 406),
+        ("GET", "/shop/websocket", &[("accept", SSE)], 406),
         ("GET", "/shop/post", &[], 405),
         ("POST", "/shop/post", &[], 200),
         ("POST", "/shop/all", &[], 200),
@@ -84,7 +87,7 @@ async fn the_answer_follows_method_and_accept() {
             answer.problem();
         }
         if answer.status == 200 && *method == "GET" {
-            assert_eq!(answer.header("content-type"), sse, "{method} {path}");
+            assert_eq!(answer.header("content-type"), SSE, "{method} {path}");
             assert_eq!(answer.header("vary").to_ascii_lowercase(), "accept, origin", "{method} {path}");
         }
     }
@@ -312,18 +315,15 @@ async fn an_api_key_opens_what_its_policy_closes() {
 /// What `sluice key create` prints is what a Secret wants.
 #[tokio::test]
 async fn a_key_made_by_the_command_line_works() {
-    let output = sluice_tests::sluice::command(&["key", "create", "laptop"]);
-    let text = String::from_utf8(output.stdout).expect("text");
+    let output = sluice_tests::sluice::command(&["key", "create", "keys"]);
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text")).concat();
     let key =
         text.split_whitespace().find(|word| word.starts_with("slk_")).unwrap_or_else(|| panic!("{text}"));
-    let line = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("laptop: "))
-        .unwrap_or_else(|| panic!("{text}"));
-    let entry = line.split_once(": ").expect("an entry").1.trim().trim_matches('"');
+    let line = text.lines().find(|line| line.contains(": sha256:")).unwrap_or_else(|| panic!("{text}"));
+    let (id, entry) = line.trim().split_once(": ").expect("an entry");
     let documents = shop()
         .policy("keys", "shop", json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}}))
-        .secret("keys", &[("laptop", entry)]);
+        .secret("keys", &[(id, entry.trim_matches('"'))]);
     let sluice = Sluice::start(&documents).await;
     let bearer = format!("Bearer {key}");
     assert_eq!(ask(&sluice, "POST", "/shop/all", &[("authorization", &bearer)]).await.status, 200);

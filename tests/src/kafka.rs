@@ -124,6 +124,16 @@ impl Cluster {
         self.node(node).take();
     }
 
+    /// SIGSTOP: connections stay open and nobody answers.
+    pub fn pause(&self, node: usize) {
+        self.node(node).as_mut().expect("the node runs").signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT after [`Cluster::pause`].
+    pub fn unpause(&self, node: usize) {
+        self.node(node).as_mut().expect("the node runs").signal(libc::SIGCONT);
+    }
+
     /// SIGTERM, and waits until the node has handed over and ended.
     pub async fn stop(&self, node: usize) {
         let mut process = self.node(node).take().expect("the node runs");
@@ -165,6 +175,15 @@ impl Cluster {
         self.tool(
             "org.apache.kafka.tools.AclCommand",
             &["--add", "--allow-principal", &principal, "--operation", "All", "--topic", topic],
+        );
+    }
+
+    /// Takes back what [`Cluster::allow`] allowed.
+    pub fn forbid(&self, user: &str, topic: &str) {
+        let principal = format!("User:{user}");
+        self.tool(
+            "org.apache.kafka.tools.AclCommand",
+            &["--remove", "--force", "--allow-principal", &principal, "--operation", "All", "--topic", topic],
         );
     }
 

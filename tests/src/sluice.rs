@@ -124,7 +124,7 @@ impl Sluice {
             command.arg("--tls-secret").arg(secret);
         }
         command.args(&self.setup.arguments).envs(&self.setup.environment);
-        command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
+        command.env_remove("SLUICE_LOG").env("RUST_BACKTRACE", "1");
         self.process = Some(Process::spawn("sluice", command, &self.log));
     }
 
@@ -303,7 +303,7 @@ impl Drop for Sluice {
 pub fn command(arguments: &[&str]) -> Output {
     Command::new(parts::sluice())
         .args(arguments)
-        .env_remove("RUST_LOG")
+        .env_remove("SLUICE_LOG")
         .output()
         .expect("the binary can be started")
 }

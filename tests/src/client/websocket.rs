@@ -194,17 +194,24 @@ impl WebSocket {
         }
     }
 
+    /// The next text, binary or close frame.
+    pub async fn payload_or_close(&mut self) -> Event {
+        loop {
+            match self.event().await {
+                Event::Ping | Event::Pong(_) => {}
+                event => return event,
+            }
+        }
+    }
+
     /// The next text or binary frame.
     ///
     /// # Panics
     /// If the connection closes first.
     pub async fn payload(&mut self) -> Event {
-        loop {
-            match self.event().await {
-                Event::Ping | Event::Pong(_) => {}
-                event @ (Event::Text(_) | Event::Binary(_)) => return event,
-                event => panic!("a payload was expected: {event:?}"),
-            }
+        match self.payload_or_close().await {
+            event @ (Event::Text(_) | Event::Binary(_)) => event,
+            event => panic!("a payload was expected: {event:?}"),
         }
     }
 

@@ -1,0 +1,175 @@
+//! Traffic in the background while something breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::producer::FutureRecord;
+use tokio::task::JoinHandle;
+
+use crate::client::http;
+use crate::kafka::Cluster;
+use crate::ledger::{Ledger, Payload};
+
+/// Time between two messages of one worker, so that a load lasts longer than what happens to it.
+const PACE: Duration = Duration::from_millis(8);
+
+/// How long one message may be tried again and again.
+const STUBBORN: Duration = Duration::from_secs(60);
+
+/// How long a whole load may take.
+const WHOLE: Duration = Duration::from_secs(150);
+
+/// Messages on their way. Dropping it stops it.
+#[derive(Debug)]
+pub struct Load {
+    accepted: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    unknown: Arc<AtomicUsize>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.workers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Load {
+    fn new() -> Self {
+        let (accepted, refused, unknown, workers) = Default::default();
+        Self { accepted, refused, unknown, workers }
+    }
+
+    /// `count` messages straight into `topic`, each worker with one of `keys` and its partition.
+    pub fn kafka(
+        cluster: &Cluster,
+        topic: &str,
+        ledger: &Ledger,
+        count: usize,
+        keys: &[(&str, i32)],
+    ) -> Self {
+        let mut load = Self::new();
+        let producer = cluster.producer();
+        for (key, partition) in keys {
+            let (producer, ledger, topic) = (producer.clone(), ledger.clone(), topic.to_owned());
+            let (key, partition, accepted) = ((*key).to_owned(), *partition, load.accepted.clone());
+            let share = count / keys.len();
+            load.workers.push(tokio::spawn(async move {
+                for _ in 0..share {
+                    let payload = ledger.offer_with_key(&key);
+                    let record = FutureRecord::to(&topic)
+                        .key(&payload.key)
+                        .payload(&payload.bytes)
+                        .partition(partition);
+                    let sent = producer.send(record, STUBBORN).await;
+                    sent.map_err(|(error, _)| error).expect("the cluster comes back in time");
+                    ledger.accept(&payload.ident);
+                    accepted.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(PACE).await;
+                }
+            }));
+        }
+        load
+    }
+
+    /// `count` messages by `POST`, from `workers` clients at once with a key each. Whoever gets
+    /// 503, or no answer, sends the same message again, as a careful client does.
+    pub fn http(url: &str, ledger: &Ledger, count: usize, workers: usize) -> Self {
+        let mut load = Self::new();
+        for worker in 0..workers {
+            let sender = Sender {
+                url: format!("{url}?key=w{worker}"),
+                ledger: ledger.clone(),
+                accepted: load.accepted.clone(),
+                refused: load.refused.clone(),
+                unknown: load.unknown.clone(),
+            };
+            load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), count / workers)));
+        }
+        load
+    }
+
+    /// How many were acknowledged.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many answers said that nothing was written.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// How many requests had no answer or an unknown outcome.
+    pub fn unknown(&self) -> usize {
+        self.unknown.load(Ordering::SeqCst)
+    }
+
+    /// Waits until `count` were acknowledged.
+    pub async fn reaches(&self, count: usize) {
+        let begun = Instant::now();
+        while self.accepted() < count {
+            let broken = self.workers.iter().any(JoinHandle::is_finished) && self.accepted() == 0;
+            assert!(!broken && begun.elapsed() < WHOLE, "{} of {count} acknowledged", self.accepted());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for the end of it.
+    pub async fn done(mut self) {
+        let begun = Instant::now();
+        for worker in std::mem::take(&mut self.workers) {
+            let left = WHOLE.saturating_sub(begun.elapsed());
+            let ended = tokio::time::timeout(left, worker).await;
+            ended.expect("the load ends in time").expect("a worker does not panic");
+        }
+        println!(
+            "load: {} accepted, {} refused, {} unknown",
+            self.accepted(),
+            self.refused(),
+            self.unknown()
+        );
+    }
+}
+
+struct Sender {
+    url: String,
+    ledger: Ledger,
+    accepted: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    unknown: Arc<AtomicUsize>,
+}
+
+impl Sender {
+    async fn send(self, key: String, count: usize) {
+        let client = http::builder().http1_only().build().expect("a client can be made");
+        for _ in 0..count {
+            let payload = self.ledger.offer_with_key(&key);
+            let begun = Instant::now();
+            while !self.offer(&client, &payload).await {
+                assert!(begun.elapsed() < STUBBORN, "{} is not taken", payload.ident);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            self.ledger.accept(&payload.ident);
+            self.accepted.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    /// Whether it was acknowledged.
+    async fn offer(&self, client: &reqwest::Client, payload: &Payload) -> bool {
+        let request = client.post(&self.url).header("content-type", "application/json");
+        let answer = request.body(payload.bytes.clone()).timeout(Duration::from_secs(20)).send().await;
+        let Ok(answer) = answer else {
+            self.unknown.fetch_add(1, Ordering::SeqCst);
+            return false;
+        };
+        match answer.status().as_u16() {
+            200 => return true,
+            504 => self.unknown.fetch_add(1, Ordering::SeqCst),
+            503 => self.refused.fetch_add(1, Ordering::SeqCst),
+            status => panic!("{status} to {}", payload.ident),
+        };
+        false
+    }
+}
