@@ -2,7 +2,7 @@
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 
-.PHONY: run build test lint unit
+.PHONY: run build test lint unit bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
@@ -24,3 +24,8 @@ lint: ## Format, clippy, licences and sources
 unit: ## Tests beside the code
 	@scripts/setup build
 	@scripts/test unit
+
+bench: ## Speed and memory, on an otherwise idle machine: make bench [ARGS="--write docs/PERFORMANCE.md"]
+	@scripts/setup build kafka
+	cargo build --release --locked -p sluice
+	cargo run --release --locked -q -p sluice-bench -- $(ARGS)

@@ -121,6 +121,7 @@ impl Clients {
     /// message to come.
     pub fn receive(&mut self, pid: u32, window: Window) -> Result<Received> {
         let (mut received, mut seen, mut latency) = (Received::default(), Seen::default(), None);
+        seen.finished = self.clients.iter().filter(|client| client.next == window.messages()).count();
         let (mut span, mut progress) = (None, Instant::now());
         let mut before = (0, 0);
         while seen.finished < self.clients.len() {
@@ -195,6 +196,8 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -202,5 +205,37 @@ mod tests {
         let text = payload(1_795_265_823_249_145_845, 42, 200);
         assert_eq!((text.len(), stamp(&text)), (200, Some((1_795_265_823_249_145_845, 42))));
         assert_eq!(stamp(b"short"), None);
+    }
+
+    /// Serves one WebSocket client the messages numbered `sequences`.
+    fn serve(sequences: &'static [u64]) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut bytes = b"HTTP/1.1 101 x\r\n\r\n".to_vec();
+            for sequence in sequences {
+                bytes.extend([0x81, 126, 0, 200]);
+                bytes.extend(payload(now_nanos(), *sequence, 200));
+            }
+            stream.write_all(&bytes).expect("it reads");
+            // Until the client leaves.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        port
+    }
+
+    #[test]
+    fn a_run_in_which_a_message_is_missing_doubled_or_late_is_void() {
+        let window = Window { warm: Duration::ZERO, measured: Duration::from_secs(1), rate: 3 };
+        for (sequences, good) in
+            [(&[0, 1, 2][..], true), (&[0, 2], false), (&[0, 0, 1], false), (&[1, 0, 2], false)]
+        {
+            // They may come with the head already, and then there is nothing left to measure.
+            let outcome = Clients::open(serve(sequences), "/", Wire::WebSocket, 1)
+                .and_then(|mut clients| clients.receive(std::process::id(), window));
+            let lost = outcome.as_ref().is_err_and(|error| error.to_string().contains("out of order"));
+            assert_eq!(lost, !good, "{sequences:?}: {outcome:?}");
+        }
     }
 }

@@ -94,7 +94,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let mut report = Report {
         machine: Machine::here(),
         versions: versions(&bench)?,
-        command: std::env::args().skip(1).fold("sluice-bench".into(), |all, one| format!("{all} {one}")),
+        command: command(),
         started: now_nanos() / 1_000_000_000,
         rows: Vec::new(),
         void: Vec::new(),
@@ -138,6 +138,16 @@ fn versions(bench: &Bench) -> Result<Vec<String>> {
         format!("librdkafka {librdkafka}"),
         "one Apache Kafka node, acks=all, idempotent".into(),
     ])
+}
+
+/// The command that repeats this run.
+fn command() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.is_empty() {
+        "make bench".into()
+    } else {
+        format!("make bench ARGS=\"{}\"", arguments.join(" "))
+    }
 }
 
 fn finish(arguments: &Arguments, report: &Report) -> Result<()> {

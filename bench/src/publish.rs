@@ -167,7 +167,7 @@ pub fn http(pid: u32, port: u16, path: &str, load: &Load) -> Result<Published> {
 pub fn settings(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("acks", "all");
-    config.set("linger.ms", "0").set("log_level", "3");
+    config.set("linger.ms", "0").set("socket.nagle.disable", "true").set("log_level", "3");
     config
 }
 

@@ -11,6 +11,8 @@ use crate::measure::Machine;
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
+/// If the floor moves by a larger share between repeats, something else had the cores.
+const FLOOR_MAY_MOVE: f64 = 0.15;
 
 /// One measure.
 #[derive(Debug, Serialize)]
@@ -102,6 +104,17 @@ impl Report {
                 shown(&row.sluice)
             );
         }
+        for row in self.rows.iter().filter(|row| row.peer == "floor" && row.unit.starts_with("CPU")) {
+            let moved = spread(&row.beside);
+            if moved > FLOOR_MAY_MOVE {
+                let _ = writeln!(
+                    text,
+                    "\nDisturbed: the floor of “{}” moved by {:.0} % between repeats.",
+                    row.what,
+                    moved * 100.0
+                );
+            }
+        }
         for void in &self.void {
             let _ = writeln!(text, "\nVoid: {void}");
         }
@@ -115,6 +128,16 @@ impl Report {
             text.split_once(BEGIN).with_context(|| format!("no {BEGIN} in {}", page.display()))?;
         let (_, after) = rest.split_once(END).with_context(|| format!("no {END} in {}", page.display()))?;
         Ok(std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))?)
+    }
+}
+
+/// From the least to the most, as a share of the median.
+fn spread(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.as_slice() {
+        [first, .., last] => (last - first) / sorted[sorted.len() / 2],
+        _ => 0.0,
     }
 }
 

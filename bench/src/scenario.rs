@@ -88,8 +88,11 @@ impl Bench {
     fn fanout(&self, fanout: &Fanout, report: &mut Report) -> Result<()> {
         let Fanout { wire, rate, .. } = *fanout;
         let scale = &self.scale;
-        let what =
-            format!("Kafka → {} {} clients, {MESSAGE_BYTES} B at {rate}/s", scale.clients, wire.name());
+        let what = format!(
+            "Kafka → {} {} clients, {MESSAGE_BYTES} B at {rate}/s",
+            thousands(scale.clients),
+            wire.name()
+        );
         let window = Window { warm: scale.warm, measured: scale.measured, rate };
         let ours = self.fanout_sluice(wire, window).with_context(|| what.clone())?;
         let floor = self.fanout_floor(wire, window, &ours).with_context(|| format!("floor of: {what}"))?;
@@ -184,7 +187,7 @@ impl Bench {
         let clients = Clients::open(server.port, "/bench/messages", Wire::WebSocket, self.scale.idle)?;
         std::thread::sleep(self.scale.warm);
         let each = (resident_bytes(server.pid())? - before) as f64 / self.scale.idle as f64;
-        let what = format!("resident per idle WebSocket client, of {}", self.scale.idle);
+        let what = format!("resident per idle WebSocket client, of {}", thousands(self.scale.idle));
         report.add(&what, "KiB", "≤ 6", each / 1024.0, None);
         drop(clients);
         Ok(())
@@ -217,7 +220,8 @@ impl Bench {
     }
 
     fn start(&self, report: &mut Report) -> Result<()> {
-        let api = Api::new("bench").generator(100, 1).channel(channel("messages", "messages"));
+        let orders = Channel::new("messages", "messages").subscribe();
+        let api = Api::new("bench").generator(100, 1).channel(orders);
         let begun = Instant::now();
         let mut server = Server::launch(&self.binary, &Documents::new().api(api))?;
         while let Err(error) = first_message(server.port) {
@@ -239,6 +243,10 @@ impl Bench {
 fn channel(name: &str, address: &str) -> Channel {
     let publish: Value = json!({"transports": {"http": {}}});
     Channel::new(name, address).content_type("text/plain").subscribe().set("/publish", publish)
+}
+
+fn thousands(count: usize) -> String {
+    if count < 1000 { count.to_string() } else { format!("{},{:03}", count / 1000, count % 1000) }
 }
 
 /// Connects, subscribes and waits for the first message.
