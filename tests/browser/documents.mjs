@@ -20,14 +20,9 @@ ${more.replace(/^/gm, '  ')}
   channels:${channels.join('')}
 `;
 
-// Lets only the holder of the key of `entry` (`id: sha256:…`) into `channels` of `api`.
-export const keyPolicy = (api, channels, entry) => `---
-apiVersion: v1
-kind: Secret
-metadata: {name: ${api}-keys, labels: {sluice.dev/use: "true"}}
-stringData:
-  ${entry}
----
+// Lets only the holders of the keys in `secret`, a manifest called `<api>-keys`, into `channels`.
+export const keyPolicy = (api, channels, secret) => `---
+${secret}---
 apiVersion: sluice.dev/v1alpha1
 kind: StreamPolicy
 metadata: {name: ${api}-keys}
