@@ -136,8 +136,8 @@ const pySocket = (target, protocol, secured) => [
 ];
 
 function publishHttp({ url, secured, message: { contentType, key, body } }) {
-  const safe = /^[!-~](?:[ -~]*[!-~])?$/.test(key);
-  const target = withQuery(url, { key: safe ? '' : key });
+  const plain = /^[!-~](?:[ -~]*[!-~])?$/.test(key); // Fits a header; an empty key does not.
+  const target = withQuery(url, { key: plain ? '' : key });
   const type = contentType || 'application/octet-stream';
   return [
     { name: 'curl', language: 'shell', text: lines(
@@ -145,14 +145,14 @@ function publishHttp({ url, secured, message: { contentType, key, body } }) {
       `curl ${sh(target)} \\`,
       secured && '  -H "Authorization: Bearer $SLUICE_KEY" \\',
       `  -H ${sh(`Content-Type: ${type}`)} \\`,
-      key && safe && `  -H ${sh(`Message-Key: ${key}`)} \\`,
+      plain && `  -H ${sh(`Message-Key: ${key}`)} \\`,
       `  --data-binary ${sh(body)}`) },
     { name: 'JavaScript', language: 'javascript', text: lines(
       `const response = await fetch(${quoted(target)}, {`,
       '  method: "POST",',
       '  headers: {',
       `    "Content-Type": ${quoted(type)},`,
-      key && safe && `    "Message-Key": ${quoted(key)},`,
+      plain && `    "Message-Key": ${quoted(key)},`,
       secured && '    "Authorization": "Bearer slk_…",',
       '  },',
       `  body: ${/json/i.test(type) && isJson(body) ? `JSON.stringify(${body.trim().replaceAll('\n', '\n  ')})` : quoted(body)},`,
@@ -164,7 +164,7 @@ function publishHttp({ url, secured, message: { contentType, key, body } }) {
       `    ${py(target)},`,
       '    headers={',
       `        "Content-Type": ${py(type)},`,
-      key && safe && `        "Message-Key": ${py(key)},`,
+      plain && `        "Message-Key": ${py(key)},`,
       secured && '        "Authorization": "Bearer " + os.environ["SLUICE_KEY"],',
       '    },',
       `    data=${py(body)}.encode(),`,
