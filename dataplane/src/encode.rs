@@ -59,11 +59,6 @@ impl Lane {
         self as usize
     }
 
-    /// Whether clients of this lane can be told anything but payloads.
-    pub const fn has_control(self) -> bool {
-        !matches!(self, Self::WsRaw)
-    }
-
     /// Whether the lane is a WebSocket one.
     pub const fn is_websocket(self) -> bool {
         matches!(self, Self::WsRaw | Self::WsJson | Self::WsCloudEvents)

@@ -178,6 +178,7 @@ pub enum Source {
 }
 
 /// A source being read; dropping it stops that.
+#[expect(dead_code, reason = "held for what their drop does")]
 pub enum Reading {
     /// Of a topic.
     Kafka(kafka::Reading),

@@ -162,6 +162,8 @@ pub struct Client {
     pub paused: bool,
     /// Its socket is full.
     pub full: bool,
+    /// Since when its socket takes nothing.
+    pub full_since: Option<Instant>,
     /// Publishes without an answer.
     pub pending: usize,
     /// When a position ahead of the log is given up.
@@ -207,6 +209,7 @@ impl Client {
             unanswered: 0,
             paused: false,
             full: false,
+            full_since: None,
             pending: 0,
             beyond_until: None,
             goodbye: None,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::encode::Encoder;
-use crate::engine::client::{Client, Closing, Standing};
+use crate::engine::client::{Client, Closing, Standing, Tally};
 use crate::engine::shard::{Shard, has_positions};
 use crate::feed::ring::GapReason;
 use crate::respond::{Refusal, jitter};
@@ -17,6 +17,8 @@ use crate::transport::websocket::frame::{self, Opcode};
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a WebSocket's close is left unanswered before the socket is dropped.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a socket may take nothing at all.
+const STALL_PATIENCE: Duration = Duration::from_secs(60);
 /// How long publishes under way hold up a goodbye.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 /// Pings that may go unanswered.
@@ -116,6 +118,8 @@ impl Shard {
         }
         client.closing =
             Some(Closing { reason: refusal.name(), deadline: Instant::now() + GOODBYE_PATIENCE, said: true });
+        // Whatever was under way when this was decided, the words get a turn.
+        self.mailbox.again(key);
     }
 
     /// The client said goodbye itself: its publishes are answered first.
@@ -180,6 +184,31 @@ impl Shard {
         {
             self.close(key, &refusal);
             self.settle(key);
+        }
+    }
+
+    /// A client whose socket takes nothing meets the slow-consumer rule too, once it is off the
+    /// ring; under `dropOldest` it may stay so long, but not for ever.
+    pub(super) fn check_stalled(&mut self, key: usize, now: Instant) {
+        let client = &mut self.clients[key];
+        if !client.full {
+            client.full_since = None;
+            return;
+        }
+        let since = *client.full_since.get_or_insert(now);
+        let (Some((slot, _)), Standing::At { seq, .. }) = (client.slot, &client.standing) else {
+            if now >= since + STALL_PATIENCE {
+                self.close(key, &Refusal::Slow);
+            }
+            return;
+        };
+        let feed = self.feeds[slot].feed.clone();
+        if feed.lost(*seq).is_some() && self.closes_slow(key) {
+            let mut tally = Tally::default();
+            self.advance_lost(key, &feed, &mut tally);
+            tally.add_to(self.clients[key].metrics());
+        } else if now >= since + STALL_PATIENCE {
+            self.close(key, &Refusal::Slow);
         }
     }
 

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
+use sluice_config::channel::SlowConsumer;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::channel::Channel;
 use crate::encode::Lane;
 use crate::engine::Attachment;
 use crate::engine::client::{Client, Flow, Standing, Tally};
 use crate::engine::mailbox::{ClientWake, Command, FeedWatch, Mail, Mailbox};
+use crate::feed::ring::GapReason;
 use crate::feed::{Batch, Feed, Start, Watcher, wall_clock};
 use crate::respond::Refusal;
 use crate::telemetry::DropReason;
@@ -268,8 +271,8 @@ impl Shard {
                 }
             }
             let Standing::At { seq, skip } = &client.standing else { return };
-            if let Some(reason) = feed.lost(*seq) {
-                self.fall_off(key, feed, reason, tally);
+            if feed.lost(*seq).is_some() {
+                self.advance_lost(key, feed, tally);
                 if !self.clients[key].is_receiving() {
                     return;
                 }
@@ -318,28 +321,33 @@ impl Shard {
         }
     }
 
-    /// A client fell off the ring.
-    fn fall_off(
-        &mut self,
-        key: usize,
-        feed: &Arc<Feed>,
-        reason: crate::feed::ring::GapReason,
-        tally: &mut Tally,
-    ) {
-        use crate::feed::ring::GapReason;
+    /// A client that fell off the ring meets its channel's rule.
+    pub(super) fn advance_lost(&mut self, key: usize, feed: &Arc<Feed>, tally: &mut Tally) {
+        let closes = self.closes_slow(key);
         let client = &mut self.clients[key];
-        let Standing::At { seq, skip } = &mut client.standing else { return };
+        let Standing::At { seq, .. } = &client.standing else { return };
+        let Some(reason) = feed.lost(*seq) else { return };
         let first = feed.range().0;
         let lost = first.saturating_sub(*seq);
-        *seq = first;
-        *skip = None;
         let slow = reason == GapReason::Slow;
         tally.drop(if slow { DropReason::Slow } else { DropReason::Gap }, lost);
-        let rule = client.channel.state().spec.subscribe.as_ref().map(|subscribe| subscribe.slow_consumer);
-        if slow && rule == Some(sluice_config::channel::SlowConsumer::Disconnect) {
-            return self.close(key, &Refusal::Slow);
+        if slow && closes {
+            // Its last cursor is where it stopped reading, so that it is told the gap when it is back.
+            self.close(key, &Refusal::Slow);
         }
-        self.tell_gap(key, None, reason, true);
+        if let Standing::At { seq, skip } = &mut self.clients[key].standing {
+            *seq = first;
+            *skip = None;
+        }
+        if !(slow && closes) {
+            self.tell_gap(key, None, reason, true);
+        }
+    }
+
+    /// Whether the channel closes clients that fall behind.
+    pub(super) fn closes_slow(&self, key: usize) -> bool {
+        let state = self.clients[key].channel.state();
+        state.spec.subscribe.as_ref().is_some_and(|subscribe| subscribe.slow_consumer == SlowConsumer::Disconnect)
     }
 
     // --- a client's turn --------------------------------------------------------------------------
@@ -392,6 +400,7 @@ impl Shard {
         }
         self.check_deadlines(key, now);
         if self.clients[key].closing.is_none() {
+            self.check_stalled(key, now);
             self.check_beyond(key, now);
             self.keep_alive(key, now);
         }
@@ -410,7 +419,7 @@ impl Shard {
             *seq = feed.range().0;
             *skip = None;
             let from = client.cursor.take();
-            self.tell_gap(key, from.as_deref(), crate::feed::ring::GapReason::Recreated, true);
+            self.tell_gap(key, from.as_deref(), GapReason::Recreated, true);
             self.settle(key);
         }
     }
@@ -448,6 +457,8 @@ impl Shard {
             metrics.connections.dec();
             let reason = client.closing.as_ref().map_or("gone", |closing| closing.reason);
             client.channel.metrics.closed(metrics, reason);
+            let Channel { api, name, .. } = &*client.channel;
+            tracing::debug!(%api, channel = %name, reason, "stream closed");
             drop(client);
             self.open.send_modify(|open| *open -= 1);
         }

@@ -224,6 +224,7 @@ impl Ring {
     }
 
     /// Bytes held.
+    #[cfg(test)]
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
