@@ -19,7 +19,7 @@ use crate::encode::Lane;
 use crate::engine::{Attachment, Engine, Stream};
 use crate::feed::{Feed, Start};
 use crate::negotiate::{Mode, Query, mode, query};
-use crate::policy::{Principal, presented};
+use crate::policy::{Policy, Principal, presented};
 use crate::respond::{Body, Refusal, full, jitter, plain};
 use crate::telemetry::Metrics;
 use crate::transport::sse;
@@ -206,6 +206,10 @@ impl Gateway {
         }
         let found = match self.find(request, peer) {
             Ok(found) => found,
+            // Without a channel there is no policy: only this host's own pages may be told more.
+            Err(Refusal::NotFound) if upgrade::is_upgrade(&request.headers) && is_same_origin(request, peer) => {
+                return self.refuse_websocket(request, None, &Refusal::NotFound);
+            }
             Err(refusal) => return Opened::Answer(self.dress(refusal.response(), request, None)),
         };
         let state = found.1.clone();
@@ -218,7 +222,7 @@ impl Gateway {
             Ok((response, opening)) => {
                 Opened::Stream(self.dress_unit(response, request, &state), Box::new(opening))
             }
-            Err(refusal) if websocket => self.refuse_websocket(request, &state, &refusal),
+            Err(refusal) if websocket => self.refuse_websocket(request, Some(&state), &refusal),
             Err(refusal) => Opened::Answer(self.refuse_stream(request, &state, &refusal)),
         }
     }
@@ -269,14 +273,14 @@ impl Gateway {
     }
 
     /// A browser cannot see a refused upgrade: it is accepted and closed with the code.
-    fn refuse_websocket(&self, request: &Parts, state: &State, refusal: &Refusal) -> Opened {
+    fn refuse_websocket(&self, request: &Parts, state: Option<&State>, refusal: &Refusal) -> Opened {
         let offer = upgrade::offer(&request.headers);
         let from_browser = request.headers.contains_key(header::ORIGIN);
         match upgrade::answer(&request.headers, &offer) {
             Ok(response) if from_browser => {
                 Opened::Closed(response, frame::close(refusal.close_code(), &refusal.detail()))
             }
-            _ => Opened::Answer(self.dress(refusal.response(), request, Some(state))),
+            _ => Opened::Answer(self.dress(refusal.response(), request, state)),
         }
     }
 
@@ -364,6 +368,11 @@ async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Resu
 fn host(request: &Parts) -> Option<&str> {
     let header = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
     header.or_else(|| request.uri.authority().map(http::uri::Authority::as_str))
+}
+
+fn is_same_origin(request: &Parts, peer: Peer) -> bool {
+    let origin = request.headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
+    origin.is_some_and(|origin| Policy::default().allows_origin(origin, peer.scheme, host(request)))
 }
 
 fn event_stream() -> Response<()> {

@@ -60,24 +60,36 @@ async fn generate(settings: Generator, incarnation: Incarnation, inlet: Inlet) {
     }
 }
 
+#[derive(serde::Serialize)]
+struct Order {
+    order: i64,
+    customer: String,
+    item: &'static str,
+    quantity: u32,
+    price: f64,
+    city: &'static str,
+    at: String,
+}
+
 fn order(offset: i64, random: &mut fastrand::Rng, headers: &crate::message::Headers) -> Record {
     let timestamp = wall_clock();
     let customer = random.u32(1..100);
-    let payload = serde_json::json!({
-        "order": offset + 1,
-        "customer": format!("c-{customer:03}"),
-        "item": ITEMS[random.usize(..ITEMS.len())],
-        "quantity": random.u32(1..10),
-        "price": f64::from(random.u32(150..2500)) / 100.0,
-        "city": PLACES[random.usize(..PLACES.len())],
-        "at": crate::encode::rfc3339(timestamp),
-    });
+    let order = Order {
+        order: offset + 1,
+        customer: format!("c-{customer:03}"),
+        item: ITEMS[random.usize(..ITEMS.len())],
+        quantity: random.u32(1..10),
+        price: f64::from(random.u32(150..2500)) / 100.0,
+        city: PLACES[random.usize(..PLACES.len())],
+        at: crate::encode::rfc3339(timestamp),
+    };
+    let payload = serde_json::to_vec(&order).expect("strings and numbers are JSON");
     Record {
         partition: 0,
         offset,
         timestamp: Some(timestamp),
         key: Some(format!("c-{customer:03}").into()),
         headers: headers.clone(),
-        payload: Some(payload.to_string().into()),
+        payload: Some(payload.into()),
     }
 }
