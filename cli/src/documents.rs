@@ -90,7 +90,8 @@ impl Document {
             object = match object {
                 Ok(_) => Err(read::unread(&value, read::guess_kind(&value), namespace, all)),
                 Err(mut unread) => {
-                    all.append(&mut unread.problems);
+                    let told: Vec<_> = all.iter().map(|problem| problem.at.clone()).collect();
+                    all.extend(unread.problems.into_iter().filter(|problem| !told.contains(&problem.at)));
                     unread.problems = all;
                     Err(unread)
                 }

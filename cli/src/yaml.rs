@@ -92,7 +92,12 @@ impl Node {
         for step in steps(at) {
             let next = match (&step, &node.content) {
                 (Step::Index(index), Content::List(items)) => items.get(*index).map(|item| (item.line, item)),
-                (Step::Field(name), Content::Mapping(_)) => node.field(name),
+                (Step::Field(name), _) => node.field(name),
+                (Step::Quoted(name), Content::Mapping(fields)) => {
+                    // Paths name long and hostile keys as messages do.
+                    let named = |key: &str| quoted(key) == *name;
+                    fields.iter().find(|(key, _, _)| named(key)).map(|(_, line, node)| (*line, node))
+                }
                 _ => None,
             };
             match next {
@@ -104,36 +109,56 @@ impl Node {
     }
 }
 
-enum Step {
-    Field(String),
+/// A key as it stands between brackets in a path.
+fn quoted(key: &str) -> String {
+    format!("{:?}", shape::clip(key))
+}
+
+/// One step of a path.
+enum Step<'a> {
+    Field(&'a str),
+    /// With its quotes.
+    Quoted(&'a str),
     Index(usize),
 }
 
-/// The steps of a path: `.field`, `[2]`, `["any text"]`.
-fn steps(at: &str) -> Vec<Step> {
+/// The steps of a path: `.field`, `[2]`, `["any text"]`, as far as it is one.
+fn steps(at: &str) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut rest = at;
     while !rest.is_empty() {
-        if let Some(quoted) = rest.strip_prefix("[\"") {
-            let Some((name, after)) = quoted.split_once("\"]") else { break };
-            steps.push(Step::Field(name.to_owned()));
-            rest = after;
-        } else if let Some(index) = rest.strip_prefix('[') {
-            let Some((index, after)) = index.split_once(']') else { break };
-            let Ok(index) = index.parse() else { break };
-            steps.push(Step::Index(index));
-            rest = after;
-        } else {
-            let name = rest.strip_prefix('.').unwrap_or(rest);
-            let end = name.find(['.', '[']).unwrap_or(name.len());
-            if end == 0 {
-                break;
-            }
-            steps.push(Step::Field(name[..end].to_owned()));
-            rest = &name[end..];
-        }
+        let Some((step, after)) = step(rest) else { break };
+        steps.push(step);
+        rest = after;
     }
     steps
+}
+
+fn step(text: &str) -> Option<(Step<'_>, &str)> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        if bracketed.starts_with('"') {
+            let end = end_of_quoted(bracketed)?;
+            return Some((Step::Quoted(&bracketed[..end]), bracketed[end..].strip_prefix(']')?));
+        }
+        let (index, after) = bracketed.split_once(']')?;
+        return Some((Step::Index(index.parse().ok()?), after));
+    }
+    let name = text.strip_prefix('.').unwrap_or(text);
+    let end = name.find(['.', '[']).unwrap_or(name.len());
+    (end > 0).then(|| (Step::Field(&name[..end]), &name[end..]))
+}
+
+/// Where the quoted text at the beginning of `text` ends, its closing quote included.
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (index, character) in text.char_indices().skip(1) {
+        match character {
+            '"' if !escaped => return Some(index + 1),
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    None
 }
 
 /// Parses a whole file; empty documents are left out.
@@ -385,4 +410,4 @@ fn measure(node: &Node, nodes: &mut usize, bytes: &mut usize) {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

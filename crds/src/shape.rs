@@ -278,7 +278,10 @@ fn wrong_type(schema: &Value, kind: &str, value: &Value, at: &str) -> String {
             format!("is empty; write `{name}: {{}}` or remove it")
         }
         (_, Value::Null) => format!("is empty; write `{name}: {}` or remove it", placeholder(schema)),
-        ("string", Value::Number(_) | Value::Bool(_)) => "must be a string; put it in quotes".into(),
+        ("string", Value::Number(_)) => "must be a string; put it in quotes".into(),
+        ("string", Value::Bool(_)) => {
+            "must be a string; put it in quotes (YAML has yes, no, on, off, y and n for true and false)".into()
+        }
         ("integer", Value::String(_)) => "must be a whole number, without quotes".into(),
         ("boolean", Value::String(_)) => "must be true or false, without quotes".into(),
         ("array", _) => format!("must be a list; write `{name}: […]` or one `- …` a line"),

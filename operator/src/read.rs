@@ -152,9 +152,9 @@ fn typed<T: DeserializeOwned>(
         // A readable object is checked with all others; here only to tell all problems at once.
         Ok(object) if problems.is_empty() => Some(Box::new(object)),
         Ok(object) => {
-            let more = check(&object);
-            let news = more.into_iter().filter(|more| problems.iter().all(|known| known.at != more.at));
-            let news: Vec<_> = news.collect();
+            // Not what follows from a problem that is told: `sse:` alone is also no transport.
+            let told = |at: &str| problems.iter().any(|known| is_within(&known.at, at));
+            let news: Vec<_> = check(&object).into_iter().filter(|more| !told(&more.at)).collect();
             problems.extend(news);
             Some(Box::new(object))
         }
@@ -174,6 +174,11 @@ fn check_policy(policy: &StreamPolicy) -> Vec<Problem> {
     check::check_policy(&policy.spec.0)
 }
 
+/// Whether the path `inner` is `outer` or below it.
+fn is_within(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 /// What the shape cannot find, like a malformed creationTimestamp.
 fn unreadable(at: &str, error: &serde_json::Error) -> Problem {
     Problem::new(at, format!("cannot be read: {}", shape::clip_to(200, &error.to_string())))
@@ -184,7 +189,9 @@ fn secret(document: &Value, problems: &mut Vec<Problem>) -> Option<Secret> {
     let metadata = match serde_json::from_value(document["metadata"].clone()) {
         Ok(metadata) => metadata,
         Err(error) => {
-            problems.push(unreadable("metadata", &error));
+            if problems.is_empty() {
+                problems.push(unreadable("metadata", &error));
+            }
             return None;
         }
     };

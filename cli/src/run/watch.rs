@@ -222,3 +222,6 @@ fn meaning(event: &Event) -> Meaning {
         _ => Meaning::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests;
