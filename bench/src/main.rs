@@ -89,10 +89,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
         only => only.iter().map(String::as_str).collect(),
     };
     pin(LOAD_CPU);
-    let begun = Instant::now();
+    let (begun, machine) = (Instant::now(), Machine::here());
     let bench = bench(arguments.quick)?;
     let mut report = Report {
-        machine: Machine::here(),
+        machine,
         versions: versions(&bench)?,
         command: command(),
         started: now_nanos() / 1_000_000_000,

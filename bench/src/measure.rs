@@ -72,6 +72,8 @@ pub struct Machine {
     pub kernel: String,
     /// Congestion control of TCP, which small writes on loopback feel.
     pub congestion_control: String,
+    /// Load average of the last minute, before the bench began.
+    pub load: String,
 }
 
 impl Machine {
@@ -91,6 +93,7 @@ impl Machine {
             memory_gib: kib.div_ceil(1024 * 1024),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -76,12 +76,13 @@ impl Report {
         let machine = &self.machine;
         let _ = writeln!(
             text,
-            "{}, {} cores, {} GiB, Linux {}, TCP {}. {}. Command: `{}`. Medians of the repeats (least–most).\n",
+            "{}, {} cores, {} GiB, Linux {}, TCP {}, load average {} before. {}. Command: `{}`. Medians of the repeats (least–most).\n",
             machine.processor,
             machine.cores,
             machine.memory_gib,
             machine.kernel,
             machine.congestion_control,
+            machine.load,
             self.versions.join(", "),
             self.command
         );
