@@ -11,6 +11,7 @@ use sluice_config::channel::{Channel as Spec, Lifecycle, LifecycleState};
 use crate::cursor::Cursors;
 use crate::encode::Encoder;
 use crate::feed::Feed;
+use crate::idempotency::Answers;
 use crate::policy::{Policy, Principal, Rates};
 use crate::respond::Refusal;
 use crate::server::{Sink, Status};
@@ -28,6 +29,8 @@ pub struct Channel {
     pub metrics: Arc<ChannelMetrics>,
     /// Buckets of `limits.publishRate`.
     pub rates: Rates,
+    /// Answers to publishes with an `Idempotency-Key`.
+    pub answers: Answers,
     state: ArcSwap<State>,
     version: AtomicU64,
     connections: AtomicU32,
@@ -65,6 +68,7 @@ impl Channel {
             name: name.into(),
             metrics,
             rates: Rates::default(),
+            answers: Answers::default(),
             state: ArcSwap::from_pointee(state),
             version: AtomicU64::new(1),
             connections: AtomicU32::new(0),

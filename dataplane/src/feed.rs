@@ -403,6 +403,10 @@ impl Feed {
         if opened { self.notify_open() } else { self.notify() }
     }
 
+    pub(crate) fn set_lag(&self, messages: u64) {
+        self.metrics.feed_lag.set(messages as f64);
+    }
+
     /// Gives the shards a turn when more is unwritten than a window comfortably holds, so that a
     /// burst from the broker does not push clients off the ring that read as fast as they can.
     fn relieve(&self, next: u64) {

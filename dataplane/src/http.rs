@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -20,6 +20,7 @@ use crate::console;
 use crate::encode::essence;
 use crate::engine::Stream;
 use crate::gateway::{Admitted, Gateway, Opened, Opening, Peer};
+use crate::idempotency::{MAX_KEY, Met, Ticket};
 use crate::message::{CONTENT_TYPE, Headers, Outgoing};
 use crate::negotiate::Mode;
 use crate::publish::{Via, publish};
@@ -88,12 +89,24 @@ async fn post(admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Respo
         let key = parts.headers.get("message-key").map(|value| Bytes::copy_from_slice(value.as_bytes()));
         let key = key.or_else(|| admitted.query.key.clone().map(Bytes::from));
         let message = Outgoing { key, headers: headers(&parts.headers)?, payload: Some(payload) };
-        let id = detached(&admitted, message).await?;
+        let ticket = match idempotency_key(&parts.headers)? {
+            None => None,
+            Some(key) => {
+                match admitted.channel.answers.meet(&admitted.name, key, &message, Instant::now())? {
+                    Met::Before(id) => return Ok(json(StatusCode::OK, &serde_json::json!({"id": id}))),
+                    Met::First(ticket) => Some(ticket),
+                }
+            }
+        };
+        let id = detached(&admitted, message, ticket).await?;
         return Ok(json(StatusCode::OK, &serde_json::json!({"id": id})));
     };
+    if idempotency_key(&parts.headers)?.is_some() {
+        return Err(Refusal::NotImplemented("Idempotency-Key with a batch".into()));
+    }
     let messages = batch.split(&payload)?;
     let mut results: FuturesOrdered<_> =
-        messages.into_iter().map(|message| detached(&admitted, message)).collect();
+        messages.into_iter().map(|message| detached(&admitted, message, None)).collect();
     let (mut answers, mut mixed) = (Vec::with_capacity(results.len()), false);
     while let Some(result) = results.next().await {
         answers.push(match result {
@@ -110,11 +123,25 @@ async fn post(admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Respo
     Ok(json(status, &serde_json::json!({"results": answers})))
 }
 
-/// Publishes on a task of its own: a client that goes away does not take the books along.
-async fn detached(admitted: &Admitted, message: Outgoing) -> Result<String, Refusal> {
+/// Publishes on a task of its own: a client that goes away takes neither the books nor the stored
+/// answer along.
+async fn detached(admitted: &Admitted, message: Outgoing, ticket: Option<Ticket>) -> Result<String, Refusal> {
     let (channel, state, name) = (admitted.channel.clone(), admitted.state.clone(), admitted.name.clone());
-    let task = tokio::spawn(publish(channel, state, name, Via::Http, message));
+    let task = tokio::spawn(async move {
+        let result = publish(channel, state, name, Via::Http, message).await;
+        if let Some(ticket) = ticket {
+            ticket.finish(&result);
+        }
+        result
+    });
     task.await.unwrap_or_else(|_| Err(Refusal::OutcomeUnknown { reason: "this server failed".into() }))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= MAX_KEY);
+    key.map(Some)
+        .ok_or_else(|| Refusal::BadRequest(format!("Idempotency-Key has 1 to {MAX_KEY} visible characters")))
 }
 
 async fn read_body(parts: &Parts, body: Incoming, limit: usize) -> Result<Bytes, Refusal> {

@@ -16,6 +16,7 @@ mod engine;
 mod feed;
 mod gateway;
 mod http;
+mod idempotency;
 mod listener;
 mod message;
 mod negotiate;

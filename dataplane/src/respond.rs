@@ -74,6 +74,10 @@ pub enum Refusal {
         /// What is.
         accepted: String,
     },
+    /// Another request with this `Idempotency-Key` is not answered yet.
+    KeyInUse,
+    /// This `Idempotency-Key` belongs to another message.
+    KeyReused,
     /// The broker did not take it, surely.
     NotWritten {
         /// Why.
@@ -146,6 +150,8 @@ impl Refusal {
             Self::TooManyMessages { .. } => (429, 4429, "tooManyMessages"),
             Self::TooLarge { .. } => (413, 1009, "tooLarge"),
             Self::UnsupportedMediaType { .. } => (415, 4400, "unsupportedMediaType"),
+            Self::KeyInUse => (409, 4400, "idempotencyKeyInUse"),
+            Self::KeyReused => (422, 4422, "idempotencyKeyReused"),
             Self::NotWritten { .. } => (503, 1013, "notWritten"),
             Self::OutcomeUnknown { .. } => (504, 1011, "outcomeUnknown"),
             Self::Drain { .. } => (503, 1012, "drain"),
@@ -231,6 +237,10 @@ impl Refusal {
             Self::TooLarge { bytes: 0 } => "the broker refuses a message of this size".into(),
             Self::TooLarge { bytes } => format!("the message is over the limit of {bytes} bytes"),
             Self::UnsupportedMediaType { accepted } => format!("the channel accepts {accepted}"),
+            Self::KeyInUse => {
+                "a request with this Idempotency-Key is under way; ask again for its answer".into()
+            }
+            Self::KeyReused => "this Idempotency-Key belongs to another message; use a new one".into(),
             Self::NotWritten { reason, .. } => format!("not written: {reason}"),
             Self::OutcomeUnknown { reason } => {
                 format!("outcome unknown, the broker may have the message: {reason}")

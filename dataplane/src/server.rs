@@ -92,6 +92,11 @@ impl Inlet {
         self.0.skip(position);
     }
 
+    /// So many messages at the broker were not read yet, as far as is known.
+    pub fn lag(&self, messages: u64) {
+        self.0.set_lag(messages);
+    }
+
     /// The broker no longer holds what lies below `position`; clients that needed it are told.
     pub fn truncated(&self, partition: u32, position: i64) {
         self.0.truncated(partition, position);
