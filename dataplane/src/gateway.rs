@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,6 +11,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use sluice_config::channel::Format;
+use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Channel, Connection, State};
 use crate::cursor::Cursor;
@@ -42,8 +42,9 @@ pub struct Gateway {
     pub hosts: Vec<String>,
     /// Serves the console.
     pub console: bool,
-    /// New streams are told to go elsewhere.
-    pub draining: AtomicBool,
+    /// Nothing new is begun: streams are told to go elsewhere, and who has asked for nothing yet is
+    /// let go.
+    pub draining: CancellationToken,
 }
 
 /// Where a request came from.
@@ -207,7 +208,9 @@ impl Gateway {
         let found = match self.find(request, peer) {
             Ok(found) => found,
             // Without a channel there is no policy: only this host's own pages may be told more.
-            Err(Refusal::NotFound) if upgrade::is_upgrade(&request.headers) && is_same_origin(request, peer) => {
+            Err(Refusal::NotFound)
+                if upgrade::is_upgrade(&request.headers) && is_same_origin(request, peer) =>
+            {
                 return self.refuse_websocket(request, None, &Refusal::NotFound);
             }
             Err(refusal) => return Opened::Answer(self.dress(refusal.response(), request, None)),
@@ -259,7 +262,7 @@ impl Gateway {
             Some(Ok(id)) => Some(id.to_owned()),
             Some(Err(_)) => return Err(Refusal::Cursor(crate::cursor::CursorError::Malformed)),
         };
-        if self.draining.load(Ordering::SeqCst) {
+        if self.draining.is_cancelled() {
             return Err(Refusal::Drain { retry_after: jitter(Duration::from_millis(200)) });
         }
         let reading = match &state.feed {

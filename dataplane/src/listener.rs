@@ -102,11 +102,11 @@ async fn first_tls_request(
 ) -> Result<Next, &'static str> {
     let config = tls.load().as_ref().clone().ok_or("noCertificate")?;
     let peer = Peer { address, scheme: "https" };
-    let handshake = TlsAcceptor::from(config).accept(socket);
-    let stream = tokio::time::timeout(HANDSHAKE_PATIENCE, handshake)
-        .await
-        .map_err(|_| "handshakeTimeout")?
-        .map_err(|_| "handshake")?;
+    let handshake = tokio::time::timeout(HANDSHAKE_PATIENCE, TlsAcceptor::from(config).accept(socket));
+    let stream = tokio::select! {
+        stream = handshake => stream.map_err(|_| "handshakeTimeout")?.map_err(|_| "handshake")?,
+        () = gateway.draining.cancelled() => return Err("drain"),
+    };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         return Ok(Next::Http(Rewound::new(Stream::Other(Box::new(stream)), Bytes::new()), peer));
     }
@@ -120,10 +120,9 @@ where
 {
     let mut received = BytesMut::new();
     let head = tokio::time::timeout(HEAD_PATIENCE, read_head(&mut socket, &mut received));
-    let length = match head.await {
-        Err(_) => return Err("headTimeout"),
-        Ok(Err(_)) => return Err("headGone"),
-        Ok(Ok(length)) => length,
+    let length = tokio::select! {
+        length = head => length.map_err(|_| "headTimeout")?.map_err(|_| "headGone")?,
+        () = gateway.draining.cancelled() => return Err("drain"),
     };
     let parts = length.and_then(|length| parse_head(&received[..length]));
     // What is not a well-formed head is the HTTP library's to refuse.

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Shown};
 use crate::config::Loaded;
@@ -116,7 +117,7 @@ impl Server {
             metrics: metrics.clone(),
             hosts: options.hosts.clone(),
             console: options.console,
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
         });
         let shown = Arc::new(Shown {
             ready: AtomicBool::new(false),
@@ -190,7 +191,7 @@ async fn drain(
     tracing::info!(streams = gateway.engine.open(), "draining");
     shown.draining.store(true, Ordering::SeqCst);
     tokio::time::sleep(options.drain_delay).await;
-    gateway.draining.store(true, Ordering::SeqCst);
+    gateway.draining.cancel();
     listeners.shutdown().await;
     let streams = gateway.engine.drain(spread);
     // The listeners' clones are gone with their tasks.
@@ -274,12 +275,12 @@ impl Export {
 
     async fn shutdown(self) {
         let Self { tracing, exporter } = self;
-        let both = async {
-            tracing.shutdown().await;
+        let last_metrics = async {
             if let Some(exporter) = exporter {
                 exporter.shutdown().await;
             }
         };
+        let both = async { tokio::join!(tracing.shutdown(), last_metrics) };
         if tokio::time::timeout(EXPORT_PATIENCE, both).await.is_err() {
             tracing::warn!("the last metrics and traces could not be exported in time");
         }
