@@ -49,9 +49,10 @@ async function opened(t, name, options) {
 const number = async (page, id) => Number((await page.textContent(id)).replaceAll(',', ''));
 const live = (page, words) => page.locator('#state[data-state="live"]', { hasText: words }).waitFor();
 const reached = (page, id, least) => eventually(`${id} is at least ${least}`, async () => await number(page, id) >= least);
-// The orders on the page, oldest first; a generator numbers them without holes.
-const orders = (page) => page.locator('#messages li:not(.notice) .text').evaluateAll((rows) =>
-  rows.map((row) => Number(/"order":(\d+)/.exec(row.textContent)[1])).reverse());
+// The orders on the page, oldest first; a generator numbers them without holes. Read in one go: a
+// locator finds first and reads later, and the page uses its rows again for other messages.
+const orders = (page) => page.evaluate(() => [...document.querySelectorAll('#messages li:not(.notice) .text')]
+  .map((row) => Number(/"order":(\d+)/.exec(row.textContent)[1])).reverse());
 
 function withoutHoles(numbers) {
   assert.ok(numbers.length > 0);
