@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 use sluice_config::Problem;
 use sluice_operator::read::{self, Object};
 use sluice_operator::{Kind, Objects, Refusal, Unread};
@@ -59,43 +60,56 @@ pub fn parse(file: &str, text: &str, namespace: &str) -> Result<Vec<Document>, U
     let file: Arc<str> = file.into();
     let mut documents = Vec::new();
     for document in yaml::parse(text)? {
-        for (node, problems) in items(document) {
-            documents.push(Document::read(Arc::clone(&file), node, problems, namespace));
-        }
+        let read = |document| Document::read(Arc::clone(&file), document, namespace);
+        documents.extend(items(document).into_iter().map(read));
     }
     Ok(documents)
 }
 
-/// A List's items stand for themselves.
-fn items(document: yaml::Document) -> Vec<(Node, Vec<(usize, Problem)>)> {
-    let yaml::Document { root, problems } = document;
-    let is_list = root.field("kind").is_some_and(|(_, kind)| kind.value() == "List");
-    let nodes = root.field("items").and_then(|(_, items)| match &items.content {
-        Content::List(items) if is_list && problems.is_empty() => Some(items.clone()),
-        _ => None,
-    });
-    match nodes {
-        Some(nodes) => nodes.into_iter().map(|node| (node, Vec::new())).collect(),
-        None => vec![(root, problems)],
+/// A List's items stand for themselves, also in a List of Lists.
+fn items(document: yaml::Document) -> Vec<yaml::Document> {
+    let kind = document.root.field("kind").map(|(_, kind)| kind.value());
+    if !kind.as_ref().and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List")) {
+        return vec![document];
     }
+    let yaml::Document { root, problems } = document;
+    let nodes = match root.field("items").map(|(_, items)| &items.content) {
+        Some(Content::List(nodes)) => nodes,
+        None => return Vec::new(),
+        Some(_) => {
+            let problem = (root.line, Problem::new("items", "must be a list; write one `- …` a line"));
+            return vec![yaml::Document { root, problems: vec![problem] }];
+        }
+    };
+    let each = nodes.iter().enumerate().flat_map(|(index, node)| {
+        // A problem of the List itself may hide any item, so it is one of all items.
+        let own = |(line, problem): &(usize, Problem)| {
+            let rest = match problem.at.strip_prefix("items[").and_then(|rest| rest.split_once(']')) {
+                Some((number, rest)) if number == index.to_string() => rest.trim_start_matches('.'),
+                Some(_) => return None,
+                None => "",
+            };
+            Some((*line, Problem::new(rest, problem.message.clone())))
+        };
+        items(yaml::Document { root: node.clone(), problems: problems.iter().filter_map(own).collect() })
+    });
+    each.collect()
 }
 
 impl Document {
-    fn read(file: Arc<str>, node: Node, problems: Vec<(usize, Problem)>, namespace: &str) -> Self {
+    fn read(file: Arc<str>, document: yaml::Document, namespace: &str) -> Self {
+        let yaml::Document { root: node, problems } = document;
         let value = node.value();
-        let mut object = read::read(value.clone(), namespace);
         let lines = problems.iter().map(|(line, problem)| (problem.at.clone(), *line)).collect();
-        if !problems.is_empty() {
-            let mut all: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
-            object = match object {
-                Ok(_) => Err(read::unread(&value, read::guess_kind(&value), namespace, all)),
-                Err(mut unread) => {
-                    let told: Vec<_> = all.iter().map(|problem| problem.at.clone()).collect();
-                    all.extend(unread.problems.into_iter().filter(|problem| !told.contains(&problem.at)));
-                    unread.problems = all;
-                    Err(unread)
-                }
-            };
+        let found: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
+        let mut object = read::read(value.clone(), namespace);
+        if !found.is_empty() {
+            let more = object.err().map(|unread| unread.problems).unwrap_or_default();
+            let more = more
+                .into_iter()
+                .filter(|more| found.iter().all(|told| told.at != more.at && told.at != "items"));
+            let problems = found.iter().cloned().chain(more).collect();
+            object = Err(read::unread(&value, read::guess_kind(&value), namespace, problems));
         }
         Self { file, node, object, lines }
     }
@@ -205,10 +219,15 @@ pub fn reports<'a>(documents: impl Iterator<Item = &'a Document>, refused: &[Ref
     reports
 }
 
-/// What a file that never could be parsed may have held: if it speaks of a policy, a policy that
-/// nobody can read, which closes everything.
-pub fn suspicion(text: &str, problem: Problem) -> Option<Unread> {
-    let names_policy = text.contains(Kind::StreamPolicy.name()) || text.contains("targetRefs");
+/// What a file that never could be read or parsed may have held: if it speaks of a policy, or if
+/// what it speaks of cannot be told, a policy that nobody can read, which closes everything.
+pub fn suspicion(bytes: Option<&[u8]>, problem: Problem) -> Option<Unread> {
+    let names_policy = bytes.is_none_or(|bytes| {
+        // UTF-16 has a NUL beside each ASCII letter.
+        let letters: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
+        let text = String::from_utf8_lossy(&letters);
+        text.contains(Kind::StreamPolicy.name()) || text.contains("targetRefs")
+    });
     names_policy.then(|| Unread {
         kind: Kind::StreamPolicy,
         namespace: None,

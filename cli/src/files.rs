@@ -90,6 +90,14 @@ pub fn read(path: &Path) -> Result<String, Unreadable> {
     if text.trim().is_empty() { Err(Unreadable::Empty) } else { Ok(text) }
 }
 
+/// What a file that cannot be [`read`] begins with, if that can be seen.
+pub fn peek(path: &Path) -> Option<Vec<u8>> {
+    path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_BYTES as u64).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

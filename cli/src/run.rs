@@ -119,10 +119,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
     voice.changes(&first, &addresses);
     let reloading = watch.follow(move |changed| {
         let Some(update) = loader.reload(changed) else { return };
+        // Nobody receives any more when the server is about to end.
+        let _ = send.send(Arc::clone(&update.loaded));
         voice.problems(&update.problems);
         voice.changes(&update, &addresses);
-        // Nobody receives any more when the server is about to end.
-        let _ = send.send(update.loaded);
     })?;
     let served = runtime.block_on(server.run(receive));
     reloading.stop();

@@ -154,9 +154,9 @@ fn apis<'a>(objects: &'a Objects, last: &'a Config) -> Vec<Api<'a>> {
     let mut apis = Vec::new();
     for unread in objects.unread.iter().filter(|unread| unread.kind == Kind::StreamApi) {
         let (Some(namespace), Some(name)) = (&unread.namespace, &unread.name) else { continue };
+        let Some(entry) = served(namespace, name) else { continue };
         let twice = apis.iter().any(|api: &Api<'_>| api.namespace == namespace && api.name == name);
-        let also_readable = readable.iter().any(|api| identity(&api.metadata) == (namespace, name));
-        if let Some(entry) = served(namespace, name).filter(|_| !twice && !also_readable) {
+        if !twice && !readable.iter().any(|api| identity(&api.metadata) == (namespace, name)) {
             let last = Some(&entry.api.spec);
             apis.push(Api { namespace, name, generation: entry.generation, spec: None, last });
         }

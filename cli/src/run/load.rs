@@ -3,7 +3,7 @@
 //! A file that cannot be read or parsed changes nothing; a document that is gone counts only when
 //! its file was parsed whole; a file that is gone takes its documents along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct Loader {
     keys: BTreeMap<String, Vec<CursorKey>>,
     tls: Option<TlsMaterial>,
     config: Config,
-    told: Vec<Report>,
+    told: BTreeSet<Report>,
 }
 
 /// What a file said when it could last be read.
@@ -43,6 +43,8 @@ struct FileState {
     documents: Vec<Document>,
     /// Why it says nothing new.
     problem: Option<Report>,
+    /// Whether that is because there is nothing in it.
+    is_empty: bool,
     /// What it may hold if it never could be parsed.
     suspicion: Option<Unread>,
 }
@@ -77,21 +79,24 @@ impl Loader {
             keys: BTreeMap::new(),
             tls: None,
             config: Config::default(),
-            told: Vec::new(),
+            told: BTreeSet::new(),
         }
     }
 
-    /// Reads everything for the first time.
+    /// Reads everything for the first time. A source that is not there may hold policies, so
+    /// nothing is served then.
     pub fn start(&mut self) -> Update {
         self.refresh(&Changed::Anything);
         for (path, file) in &mut self.files {
-            // There is no "before" that could go on: what may have been a policy closes all.
-            if let (Some(problem), Ok(text)) = (&file.problem, files::read(path)) {
+            if let Some(problem) = file.problem.as_ref().filter(|_| !file.is_empty) {
+                // There is no "before" that could go on: what may have been a policy closes all.
                 let problem = Problem::new(problem.file.clone(), problem.message.clone());
-                file.suspicion = documents::suspicion(&text, problem);
+                file.suspicion = documents::suspicion(files::peek(path).as_deref(), problem);
             }
         }
-        self.update()
+        let mut update = self.update();
+        update.usable &= self.missing.is_empty();
+        update
     }
 
     /// Reads what changed; `None` if that makes no difference.
@@ -103,15 +108,20 @@ impl Loader {
     fn refresh(&mut self, changed: &Changed) -> bool {
         let mut different = false;
         let mut present = Vec::new();
+        let mut unknown = Vec::new();
         self.missing.clear();
         for source in &self.sources {
             match files::list(source) {
                 Ok(files) => present.extend(files),
-                Err(error) => self.missing.push(Report::of_file(source, 0, error.to_string())),
+                Err(error) => {
+                    self.missing.push(Report::of_file(source, 0, error.to_string()));
+                    unknown.extend((error != Unreadable::Missing).then_some(source));
+                }
             }
         }
         self.files.retain(|path, _| {
-            let stays = present.contains(path) || !changed.has(path);
+            let hidden = unknown.iter().any(|source| path.starts_with(source));
+            let stays = present.contains(path) || hidden || !changed.has(path);
             different |= !stays;
             stays
         });
@@ -145,10 +155,9 @@ impl Loader {
         let mut usable = !rendered.config.apis.is_empty();
         usable &= self.load_tls(&assembled, &mut reports);
         self.load_keys(&rendered.config, &mut reports);
-        reports.sort();
-        reports.dedup();
+        let reports = BTreeSet::from_iter(reports);
         let changes = changes(&self.config, &rendered.config);
-        let problems = reports.iter().filter(|report| !self.told.contains(report)).cloned().collect();
+        let problems = reports.difference(&self.told).cloned().collect();
         self.told = reports;
         self.config = rendered.config.clone();
         let loaded = Arc::new(Loaded {
@@ -216,15 +225,19 @@ impl FileState {
             Ok(text) => text,
             // Closed again soon, and then read again.
             Err(Unreadable::Changing) if !self.documents.is_empty() => return false,
-            Err(error) => return self.keep(Report::of_file(path, 0, error.to_string())),
+            Err(error) => {
+                self.is_empty = error == Unreadable::Empty;
+                return self.keep(Report::of_file(path, 0, error.to_string()));
+            }
         };
+        self.is_empty = false;
         let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         if self.digest == Some(digest) && self.problem.is_none() {
             return false;
         }
         match documents::parse(&name, &text, namespace) {
             Ok(documents) => {
-                *self = Self { digest: Some(digest), documents, problem: None, suspicion: None };
+                *self = Self { digest: Some(digest), documents, ..Self::default() };
                 true
             }
             Err(error) => self.keep(Report::of_file(path, error.line, error.message)),

@@ -147,7 +147,7 @@ mod tests {
         for broken in ["", "abc", &"g".repeat(64)] {
             std::fs::write(&path, broken).expect("written");
             let state = State::open(Some(directory.path().to_owned())).expect("opened");
-            let error = state.cursor_key("default", "shop").err().expect("is refused");
+            let error = state.cursor_key("default", "shop").expect_err("is refused");
             assert!(error.to_string().contains("remove it"), "{error}");
             assert_eq!(std::fs::read_to_string(&path).expect("there"), broken);
         }

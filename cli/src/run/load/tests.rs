@@ -116,7 +116,7 @@ fn a_document_that_is_gone_is_gone_and_a_file_takes_its_documents_along() {
 #[test]
 fn a_new_file_counts_when_it_is_closed() {
     let (mut bench, _) = Bench::new(&[("a.yaml", &api("shop", "one"))]);
-    fs::write(bench.path("b.yaml"), &api("chat", "half")).expect("written");
+    fs::write(bench.path("b.yaml"), api("chat", "half")).expect("written");
     assert!(bench.changed("a.yaml").is_none(), "the new file is not closed yet");
     let update = bench.changed("b.yaml").expect("now it is");
     assert_eq!(update.changes, [Change::Served("default/chat".into())]);
@@ -163,8 +163,47 @@ fn at_the_start_a_file_that_may_hold_a_policy_closes_everything() {
     assert_eq!(update.problems.len(), 1);
     let update = bench.write("p.yaml", POLICY).expect("whole");
     assert_eq!(update.loaded.config.apis["default/shop"].policies["orders"].closed, None);
-    let (_, update) = Bench::new(&[("a.yaml", &api("shop", "one")), ("b.yaml", "no: policy: here")]);
-    assert_eq!(update.loaded.config.apis["default/shop"].policies["orders"].closed, None);
+    let utf16: Vec<u8> = POLICY.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let cases: [(&[u8], bool); 5] = [
+        (b"no: policy: here", false),
+        (b"", false),
+        (b"\xff", false),
+        (b"kind: StreamPolicy\n\xff", true),
+        (&utf16, true),
+    ];
+    for (bytes, closes) in cases {
+        let (bench, _) = Bench::new(&[("a.yaml", &api("shop", "one"))]);
+        fs::write(bench.path("b.yaml"), bytes).expect("written");
+        let state = State::open(Some(bench.directory.path().join("state"))).expect("opened");
+        let sources = vec![bench.directory.path().join("configs")];
+        let update = Loader::new(sources, "default".into(), state, None).start();
+        let closed = update.loaded.config.apis["default/shop"].policies["orders"].closed.is_some();
+        assert_eq!(closed, closes, "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_list_stands_for_its_items_and_hides_no_policy() {
+    let item = |text: &str| {
+        let lines = text.trim_start_matches("---\n").lines().map(|line| format!("  {line}\n"));
+        format!("- {}", lines.collect::<String>().trim_start())
+    };
+    let list = |items: &[&str]| {
+        let items = items.iter().map(|text| item(text)).collect::<String>();
+        format!("apiVersion: v1\nkind: List\nitems:\n{items}")
+    };
+    let shop = api("shop", "one");
+    let of = |text: &str| Bench::new(&[("a.yaml", text)]).1;
+    let policy = |update: &Update| update.loaded.config.apis["default/shop"].policies["orders"].clone();
+    assert_eq!(policy(&of(&list(&[&shop, POLICY]))).limits.connections, Some(3));
+    assert_eq!(policy(&of(&list(&[&shop, &list(&[POLICY])]))).limits.connections, Some(3));
+    let doubled = format!("{POLICY}spec: {{}}\n");
+    let update = of(&list(&[&shop, &doubled]));
+    assert!(policy(&update).closed.is_some());
+    assert_eq!(problems(&update).len(), 1, "{:?}", update.problems);
+    assert!(problems(&update)[0].starts_with("17: is set on line"), "{:?}", update.problems);
+    let update = of("apiVersion: v1\nkind: List\nitems: 5\n");
+    assert_eq!(problems(&update), ["1: must be a list; write one `- …` a line"]);
 }
 
 #[test]
@@ -192,18 +231,18 @@ fn nothing_to_serve_is_told() {
 }
 
 #[test]
-fn a_source_that_is_not_there_is_told_once_and_read_when_it_comes() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("a.yaml");
-    let state = State::open(Some(directory.path().join("state"))).expect("opened");
-    let mut loader = Loader::new(vec![path.clone()], "default".into(), state, None);
-    let update = loader.start();
-    assert_eq!(problems(&update), ["0: is not there"]);
-    fs::write(&path, api("shop", "one")).expect("written");
-    let changed = Changed::Files([path].into());
-    let update = loader.reload(&changed).expect("a difference");
-    assert_eq!(update.changes, [Change::Served("default/shop".into())]);
-    assert!(loader.reload(&changed).is_none());
+fn a_source_that_is_not_there_is_told_once_and_nothing_starts_without_it() {
+    let (mut bench, first) = Bench::new(&[("a.yaml", &api("shop", "one"))]);
+    assert!(first.usable);
+    let path = bench.path("../p.yaml");
+    bench.loader.sources.push(path.clone());
+    let update = bench.loader.start();
+    assert_eq!((update.usable, problems(&update)), (false, vec!["0: is not there".to_owned()]));
+    fs::write(&path, POLICY).expect("written");
+    let changed = Changed::Files([path.canonicalize().expect("there")].into());
+    let update = bench.loader.reload(&changed).expect("a difference");
+    assert_eq!(update.changes, [Change::Changed("default/shop".into())]);
+    assert!(bench.loader.reload(&changed).is_none());
 }
 
 #[test]
