@@ -73,6 +73,29 @@ async fn every_listener_of_kafka_lets_the_right_clients_in() {
     }
 }
 
+/// An OpenSSL built without threads corrupts the heap here; see `scripts/openssl-perl`.
+#[tokio::test]
+async fn many_tls_clients_may_connect_at_once() {
+    let kafka = Cluster::shared().await;
+    let brokers = kafka.brokers(Listener::MutualTls).join(",");
+    let bundle = certs::bundle();
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    let mut config = rdkafka::ClientConfig::new();
+                    config.set("bootstrap.servers", &brokers).set("log_level", "0");
+                    config.set("security.protocol", "ssl").set("ssl.ca.pem", &bundle.ca);
+                    config.set("ssl.certificate.pem", &bundle.client.certificate);
+                    config.set("ssl.key.pem", &bundle.client.key);
+                    let client: BaseConsumer = config.create().expect("a client can be made");
+                    client.fetch_metadata(None, std::time::Duration::from_secs(20)).expect("an answer");
+                }
+            });
+        }
+    });
+}
+
 #[tokio::test]
 async fn three_nodes_survive_a_kill_and_move_their_leaders() {
     let kafka = Cluster::start(3).await;

@@ -434,7 +434,7 @@ async fn client_settings_pass_through_an_allow_list() {
     let documents = orders(good, &topic)
         .api(Api::new("evil").server("events", bad).channel(Channel::both_ways("orders", &topic)));
     let mut sluice = Sluice::start(&documents).await;
-    sluice.expect_log(&["evil"]);
+    sluice.expect_log(&["evil", "apis.yaml"]);
     let begun = std::time::Instant::now();
     assert_eq!(publish(&sluice.url("/shop/orders"), &[], "{}").await.status, 200);
     assert!(begun.elapsed() >= Duration::from_millis(280), "linger.ms did not reach the producer");

@@ -283,7 +283,6 @@ async fn what_is_malformed_is_refused_and_not_written() {
     let mut stream = Sse::begin(&url).await;
     let port = sluice.port();
     for head in [
-        "Message-Key: a\r\nMessage-Key: b\r\n",
         "Content-Length: 2\r\nContent-Length: 3\r\n",
         "Content-Length: -1\r\n",
         "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",

@@ -248,7 +248,7 @@ async fn a_channel_whose_policy_cannot_be_resolved_is_closed() {
         json!({"authentication": {"apiKeys": {"secretRef": {"name": ""}}}}),
     );
     let mut sluice = Sluice::start(&whole).await;
-    sluice.expect_log(&["keys", "shop", "more"]);
+    sluice.expect_log(&["keys", "shop", "more", "apis.yaml"]);
     let url = sluice.url("/shop/orders");
     for (name, documents) in [("no secret", &good), ("no label", &unlabelled), ("a wrong policy", &broken)] {
         let opened = WebSocket::request(&url).protocol(JSON).header("x-api-key", &key).open().await;
@@ -409,12 +409,12 @@ async fn a_channel_that_moves_to_another_topic_tells_its_clients() {
 async fn a_start_with_nothing_to_serve_ends_with_one() {
     let bad = Api::new("bad").memory().channel(Channel::new("orders", "orders"));
     let mut half = Sluice::start(&Documents::new().api(api("good")).api(bad.clone())).await;
-    half.expect_log(&["bad"]);
+    half.expect_log(&["bad", "apis.yaml"]);
     assert_eq!(publish(&half.url("/good/orders"), &[], "1").await.status, 200);
     assert_eq!(publish(&half.url("/bad/orders"), &[], "1").await.status, 404);
     half.stop().await;
     let mut none = Sluice::with(&Documents::new().api(bad)).launch();
-    none.expect_log(&["bad"]);
+    none.expect_log(&["bad", "apis.yaml"]);
     assert_eq!(none.ended(Duration::from_secs(10)).await.code(), Some(1));
 }
 

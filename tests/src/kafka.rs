@@ -78,6 +78,9 @@ impl Cluster {
             cluster.started(node).await;
         }
         cluster.sees(size).await;
+        // An idempotent producer asks for its id of a coordinator that loads only when first asked.
+        let warm = cluster.topic("warm", 1).await;
+        cluster.produce(&warm, &[topics::Record::new("")]).await;
         cluster
     }
 

@@ -67,9 +67,20 @@ impl Raw {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
+    /// Reads the first line of an answer; empty if the other side closes without one.
+    pub async fn until_line_or_end(&mut self) -> String {
+        while find(&self.buffer, b"\r\n").is_none() {
+            if !self.fill().await {
+                break;
+            }
+        }
+        let text = String::from_utf8_lossy(&self.buffer);
+        text.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// Reads until the other side closes, at most `patience`; `None` if it does not.
     pub async fn to_end(&mut self, patience: Duration) -> Option<Vec<u8>> {
-        let whole = async { while self.fill().await {} };
+        let whole = async { while self.read().await {} };
         timeout(patience, whole).await.ok()?;
         Some(std::mem::take(&mut self.buffer))
     }
@@ -80,8 +91,12 @@ impl Raw {
     }
 
     async fn fill(&mut self) -> bool {
+        timeout(PATIENCE, self.read()).await.expect("the other side is not silent")
+    }
+
+    async fn read(&mut self) -> bool {
         let mut chunk = [0; 4096];
-        match timeout(PATIENCE, self.stream.read(&mut chunk)).await.expect("the other side is not silent") {
+        match self.stream.read(&mut chunk).await {
             Ok(0) | Err(_) => false,
             Ok(count) => {
                 self.buffer.extend_from_slice(&chunk[..count]);
