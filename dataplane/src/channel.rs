@@ -37,6 +37,7 @@ pub struct Channel {
 }
 
 /// What a reload may change.
+#[derive(Clone)]
 pub struct State {
     /// The spec.
     pub spec: Spec,

@@ -83,15 +83,15 @@ pub const OCTET_STREAM: &str = "application/octet-stream";
 
 /// Whether bytes of `content_type` are JSON by declaration.
 pub fn is_json(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    essence.eq_ignore_ascii_case("application/json")
-        || essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case("+json")
-        || essence.eq_ignore_ascii_case("text/json")
+    let essence = essence(content_type).as_bytes();
+    essence.eq_ignore_ascii_case(b"application/json")
+        || essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
+        || essence.eq_ignore_ascii_case(b"text/json")
 }
 
 /// Whether bytes of `content_type` are text by declaration.
 pub fn is_text(content_type: &str) -> bool {
-    content_type.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"))
+    content_type.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"text/"))
 }
 
 /// A media type without its parameters.
@@ -123,8 +123,8 @@ impl Encoder {
             Lane::SseRaw => {
                 let payload = record.payload.as_deref().unwrap_or_default();
                 match std::str::from_utf8(payload) {
-                    Ok(text) => block(None, cursor, text),
-                    Err(_) => block(Some("binary"), cursor, &STANDARD.encode(payload)),
+                    Ok(text) => block(None, cursor, text.as_bytes()),
+                    Err(_) => block(Some("binary"), cursor, STANDARD.encode(payload).as_bytes()),
                 }
             }
             Lane::SseEnvelope | Lane::SseCloudEvents => {
@@ -135,7 +135,7 @@ impl Encoder {
                 } else {
                     self.cloud_event(&mut data, id, record, cursor);
                 }
-                block(None, cursor, std::str::from_utf8(&data).expect("JSON is UTF-8"))
+                block(None, cursor, &data)
             }
         }
     }
@@ -187,7 +187,7 @@ impl Encoder {
                 Some(frame::whole(Opcode::Text, text.len(), |out| out.extend_from_slice(text.as_bytes())))
             }
             Lane::SseRaw | Lane::SseEnvelope | Lane::SseCloudEvents => {
-                Some(block(Some(kind), cursor, &fields.to_string()))
+                Some(block(Some(kind), cursor, fields.to_string().as_bytes()))
             }
         }
     }
@@ -320,8 +320,8 @@ fn with_type(kind: &str, fields: serde_json::Value) -> String {
 
 /// A structured event as it is, plus the cursor; `false` if it is not a JSON object.
 fn push_structured(out: &mut Vec<u8>, payload: &[u8], cursor: Option<&str>) -> bool {
-    let Ok(raw) = serde_json::from_slice::<&RawValue>(payload) else { return false };
-    let text = raw.get().trim();
+    let raw = std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+    let Some(text) = raw.map(|raw| raw.get().trim()) else { return false };
     let Some(inner) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) else { return false };
     out.push(b'{');
     if let Some(cursor) = cursor {
@@ -339,7 +339,8 @@ fn push_structured(out: &mut Vec<u8>, payload: &[u8], cursor: Option<&str>) -> b
 /// `data` where the content type and the bytes allow it, else base64 under `otherwise`.
 fn push_data(out: &mut Vec<u8>, payload: &[u8], content_type: &str, otherwise: &[u8], invalid: &[u8]) {
     if is_json(content_type) {
-        if serde_json::from_slice::<IgnoredAny>(payload).is_ok() {
+        // What is skipped is not checked for UTF-8 by the parser.
+        if std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok()) {
             out.extend_from_slice(b",\"data\":");
             out.extend_from_slice(payload);
             return;
@@ -507,6 +508,42 @@ mod tests {
             assert_eq!(opcode == Opcode::Text, text, "{content_type}");
             assert_eq!(got, payload);
         }
+    }
+
+    #[test]
+    fn hostile_bytes_break_no_lane() {
+        let payloads: [&[u8]; 5] = [b"\"\xff\"", b"{\"a\":\"\xc3\"}", b"\xf0\x9f", b"{", b""];
+        let types: [&[u8]; 6] = [
+            b"application/json",
+            "a/\u{e9}json".as_bytes(),
+            "\u{1f600}+json".as_bytes(),
+            "te\u{20ac}t/x".as_bytes(),
+            b"application/cloudevents+json",
+            b"\xff\xfe",
+        ];
+        let lanes = [
+            Lane::WsRaw,
+            Lane::WsJson,
+            Lane::WsCloudEvents,
+            Lane::SseRaw,
+            Lane::SseEnvelope,
+            Lane::SseCloudEvents,
+        ];
+        for (payload, kind, lane) in payloads
+            .iter()
+            .flat_map(|payload| types.iter().map(move |kind| (payload, kind)))
+            .flat_map(|(payload, kind)| lanes.iter().map(move |lane| (payload, kind, *lane)))
+        {
+            let record = record(Some(payload), &[("content-type", kind), ("x", b"\xff")]);
+            let bytes = encoder().message(lane, "i", &record, Some("C"));
+            if !matches!(lane, Lane::WsRaw | Lane::SseRaw) {
+                json(lane, &record);
+            }
+            if !lane.is_websocket() {
+                assert!(std::str::from_utf8(&bytes).is_ok(), "{lane:?}");
+            }
+        }
+        assert_eq!(json(Lane::WsJson, &record(Some(b"\"\xff\""), &[]))["invalid"], true);
     }
 
     #[test]

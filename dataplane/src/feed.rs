@@ -553,9 +553,13 @@ impl Feed {
         self.state.lock().ring.lost(seq)
     }
 
-    /// The cursor of a client at `seq` that skips what lies below `skip`.
+    /// The cursor of a client at `seq` that skips what lies below `skip`. A client that is off the
+    /// ring has none: one made now would hide what it lost.
     pub fn cursor_at(&self, seq: u64, skip: Option<&[i64]>) -> Option<String> {
         let state = self.state.lock();
+        if state.ring.lost(seq).is_some() {
+            return None;
+        }
         let mut positions = state.ring.positions_at(seq);
         for (position, wanted) in positions.iter_mut().zip(skip.unwrap_or_default()) {
             *position = (*position).max(*wanted);

@@ -299,7 +299,11 @@ impl Gateway {
         let retry = refusal.retry_after().unwrap_or(Duration::from_secs(1));
         let milliseconds = u64::try_from(jitter(retry).as_millis()).unwrap_or(u64::MAX);
         let mut body = sse::retry(milliseconds).into_bytes();
-        body.extend_from_slice(&sse::block(Some(refusal.event()), None, &refusal.fields().to_string()));
+        body.extend_from_slice(&sse::block(
+            Some(refusal.event()),
+            None,
+            &refusal.fields().to_string().as_bytes(),
+        ));
         let response = event_stream().map(|()| full(body));
         self.dress(response, request, Some(state))
     }

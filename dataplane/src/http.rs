@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -23,7 +22,7 @@ use crate::gateway::{Admitted, Gateway, Opened, Opening, Peer};
 use crate::idempotency::{MAX_KEY, Met, Ticket};
 use crate::message::{CONTENT_TYPE, Headers, Outgoing};
 use crate::negotiate::Mode;
-use crate::publish::{Via, publish};
+use crate::publish::{Via, begin, publish};
 use crate::respond::{Body, Refusal, plain};
 
 /// Most records of one batch.
@@ -105,10 +104,9 @@ async fn post(admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Respo
         return Err(Refusal::NotImplemented("Idempotency-Key with a batch".into()));
     }
     let messages = batch.split(&payload)?;
-    let mut results: FuturesOrdered<_> =
-        messages.into_iter().map(|message| detached(&admitted, message, None)).collect();
+    let results = detached_batch(&admitted, messages).await;
     let (mut answers, mut mixed) = (Vec::with_capacity(results.len()), false);
-    while let Some(result) = results.next().await {
+    for result in results {
         answers.push(match result {
             Ok(id) => serde_json::json!({"status": 200, "id": id}),
             Err(refusal) => {
@@ -135,6 +133,25 @@ async fn detached(admitted: &Admitted, message: Outgoing, ticket: Option<Ticket>
         result
     });
     task.await.unwrap_or_else(|_| Err(Refusal::OutcomeUnknown { reason: "this server failed".into() }))
+}
+
+/// A batch is queued in its order and then awaited together.
+async fn detached_batch(admitted: &Admitted, messages: Vec<Outgoing>) -> Vec<Result<String, Refusal>> {
+    let (channel, state, name) = (admitted.channel.clone(), admitted.state.clone(), admitted.name.clone());
+    let count = messages.len();
+    let task = tokio::spawn(async move {
+        let mut begun = Vec::with_capacity(count);
+        for message in messages {
+            begun.push(begin(channel.clone(), state.clone(), name.clone(), Via::Http, message).await);
+        }
+        let answers = begun.into_iter().map(async |begun| match begun {
+            Ok(begun) => begun.finish().await,
+            Err(refusal) => Err(refusal),
+        });
+        futures::future::join_all(answers).await
+    });
+    let failed = || Refusal::OutcomeUnknown { reason: "this server failed".into() };
+    task.await.unwrap_or_else(|_| (0..count).map(|_| Err(failed())).collect())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {

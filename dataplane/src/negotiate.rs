@@ -31,10 +31,20 @@ pub struct Query {
     pub key: Option<String>,
 }
 
+/// The parameters that mean something here.
+const PARAMETERS: [&str; 6] = ["format", "cursor", "start", "sse", "key", "ticket"];
+
 /// Reads the query string. Parameters that are not ours are not looked at.
 pub fn query(text: Option<&str>) -> Result<Query, Refusal> {
     let mut query = Query::default();
+    let mut seen = Vec::new();
     for (name, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
+        if let Some(ours) = PARAMETERS.iter().find(|known| **known == name) {
+            if seen.contains(ours) {
+                return Err(Refusal::BadRequest(format!("the parameter {ours} stands twice")));
+            }
+            seen.push(*ours);
+        }
         match (&*name, &*value) {
             ("format", "raw") => query.format = Some(Format::Raw),
             ("format", "envelope") => query.format = Some(Format::Envelope),
@@ -47,6 +57,7 @@ pub fn query(text: Option<&str>) -> Result<Query, Refusal> {
             ("start", "earliest") => return Err(Refusal::NotImplemented("start=earliest".into())),
             ("start", _) => return Err(Refusal::BadRequest("start is latest".into())),
             ("sse", "strict") => query.strict = true,
+            ("sse", _) => return Err(Refusal::BadRequest("sse is strict or left out".into())),
             ("key", _) => query.key = Some(value.into_owned()),
             ("ticket", _) => return Err(Refusal::NotImplemented("ticket".into())),
             _ => {}
@@ -200,9 +211,14 @@ mod tests {
             key: Some("k".into()),
         };
         assert_eq!(read, expected);
-        for (text, status) in
-            [("format=xml", 400), ("start=earliest", 501), ("start=x", 400), ("ticket=t", 501)]
-        {
+        for (text, status) in [
+            ("format=xml", 400),
+            ("start=earliest", 501),
+            ("start=x", 400),
+            ("ticket=t", 501),
+            ("sse=x", 400),
+            ("cursor=a&cursor=b", 400),
+        ] {
             assert_eq!(query(Some(text)).expect_err(text).status(), status, "{text}");
         }
     }

@@ -9,7 +9,11 @@ use crate::channel::{Channel, State};
 use crate::encode::essence;
 use crate::message::Outgoing;
 use crate::respond::Refusal;
+use crate::server::Pending;
 use crate::telemetry::TransportMetrics;
+use crate::telemetry::trace::PublishSpan;
+
+const NO_MESSAGES: &str = "this channel takes no messages";
 
 /// Which transport a message came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +49,70 @@ pub async fn publish(
     via: Via,
     message: Outgoing,
 ) -> Result<String, Refusal> {
-    let metrics = via.metrics(&channel);
-    let size = message.payload.as_ref().map_or(0, bytes::Bytes::len);
+    begin(channel, state, client, via, message).await?.finish().await
+}
+
+/// A message that was queued for the broker and is not answered yet.
+pub struct Begun {
+    in_flight: InFlight,
+    via: Via,
+    size: u64,
+    started: Instant,
+    span: PublishSpan,
+    pending: Pending,
+}
+
+/// The first half of a publish: limits, and a place in the broker's queue. Who begins one message
+/// after the other keeps their order.
+pub async fn begin(
+    channel: Arc<Channel>,
+    state: Arc<State>,
+    client: Arc<str>,
+    via: Via,
+    mut message: Outgoing,
+) -> Result<Begun, Refusal> {
     let started = Instant::now();
-    let result = match admit(&channel, &state, &client, &message, size, started) {
-        Ok(publish) => send(&channel, &state, via, message, publish).await,
-        Err(refusal) => Err(refusal),
-    };
-    match &result {
-        Ok(_) => {
-            metrics.publish_duration.observe(started.elapsed().as_secs_f64());
-            metrics.bytes_in.inc_by(size as u64);
-            channel.metrics.published(metrics, "acknowledged");
+    let size = message.payload.as_ref().map_or(0, bytes::Bytes::len);
+    let queued = async {
+        let publish = admit(&channel, &state, &client, &message, size, started)?;
+        let sink = state.sink.as_ref().ok_or(Refusal::Forbidden(NO_MESSAGES))?;
+        let span = state.tracing.publish(via.name(), &mut message);
+        let in_flight = InFlight::new(channel.clone());
+        match sink.enqueue(message, publish.timeout.0).await {
+            Ok(pending) => Ok(Begun { in_flight, via, size: size as u64, started, span, pending }),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                span.failed(refusal.name());
+                Err(refusal)
+            }
         }
-        Err(refusal) => channel.metrics.published(metrics, refusal.name()),
+    };
+    let begun: Result<Begun, Refusal> = queued.await;
+    begun.inspect_err(|refusal| channel.metrics.published(via.metrics(&channel), refusal.name()))
+}
+
+impl Begun {
+    /// The second half: the broker's acknowledgement, as the message's id.
+    pub async fn finish(self) -> Result<String, Refusal> {
+        let channel = &self.in_flight.0;
+        let metrics = self.via.metrics(channel);
+        match self.pending.acknowledged().await {
+            Ok((incarnation, position)) => {
+                let id = incarnation.message_id(position);
+                self.span.acknowledged(&id);
+                metrics.publish_duration.observe(self.started.elapsed().as_secs_f64());
+                metrics.bytes_in.inc_by(self.size);
+                channel.metrics.published(metrics, "acknowledged");
+                Ok(id)
+            }
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                self.span.failed(refusal.name());
+                channel.metrics.published(metrics, refusal.name());
+                Err(refusal)
+            }
+        }
     }
-    result
 }
 
 /// What stands before the broker: lifecycle, size, content type, rate.
@@ -73,7 +125,7 @@ fn admit<'a>(
     now: Instant,
 ) -> Result<&'a Publish, Refusal> {
     state.check()?;
-    let publish = state.spec.publish.as_ref().ok_or(Refusal::Forbidden("this channel takes no messages"))?;
+    let publish = state.spec.publish.as_ref().ok_or(Refusal::Forbidden(NO_MESSAGES))?;
     let limit = state.policy.limits.max_message_bytes();
     if size > limit {
         return Err(Refusal::TooLarge { bytes: limit });
@@ -101,41 +153,17 @@ fn check_content_type(publish: &Publish, message: &Outgoing) -> Result<(), Refus
     Err(Refusal::UnsupportedMediaType { accepted: publish.content_types.join(", ") })
 }
 
-async fn send(
-    channel: &Channel,
-    state: &State,
-    via: Via,
-    mut message: Outgoing,
-    publish: &Publish,
-) -> Result<String, Refusal> {
-    let sink = state.sink.as_ref().ok_or(Refusal::Forbidden("this channel takes no messages"))?;
-    let span = state.tracing.publish(via.name(), &mut message);
-    let _in_flight = InFlight::new(channel);
-    match sink.publish(message, publish.timeout.0).await {
-        Ok((incarnation, position)) => {
-            let id = incarnation.message_id(position);
-            span.acknowledged(&id);
-            Ok(id)
-        }
-        Err(error) => {
-            let refusal = Refusal::from(error);
-            span.failed(refusal.name());
-            Err(refusal)
-        }
-    }
-}
-
 /// Counts a publish that awaits the broker, also when whoever waits for it goes away.
-struct InFlight<'a>(&'a Channel);
+struct InFlight(Arc<Channel>);
 
-impl<'a> InFlight<'a> {
-    fn new(channel: &'a Channel) -> Self {
+impl InFlight {
+    fn new(channel: Arc<Channel>) -> Self {
         channel.metrics.in_flight.inc();
         Self(channel)
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.metrics.in_flight.dec();
     }

@@ -105,6 +105,8 @@ pub enum Refusal {
     Protocol(&'static str),
     /// Text that is not UTF-8.
     NotUtf8,
+    /// Binary where the subprotocol is text.
+    NotText,
     /// The peer did not answer pings.
     Silent,
     /// Too much of what is not a message: answers that are not read.
@@ -160,6 +162,7 @@ impl Refusal {
             Self::Gap(_) => (410, 4409, "gap"),
             Self::Protocol(_) => (400, 1002, "protocol"),
             Self::NotUtf8 => (400, 1007, "notUtf8"),
+            Self::NotText => (400, 1003, "notText"),
             Self::Silent => (408, 1011, "silent"),
             Self::Overload => (503, 1013, "overload"),
         }
@@ -251,6 +254,7 @@ impl Refusal {
             Self::Gap(reason) => format!("gap: {}", reason.name()),
             Self::Protocol(reason) => (*reason).into(),
             Self::NotUtf8 => "text that is not UTF-8".into(),
+            Self::NotText => "this subprotocol is text; send sluice.v1.raw for bytes".into(),
             Self::Silent => "two pings went unanswered".into(),
             Self::Overload => "answers are not being read".into(),
         }

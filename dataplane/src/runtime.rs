@@ -9,7 +9,7 @@ use serde_json::json;
 use sluice_config::channel::{LifecycleState, path};
 use sluice_config::check::check_api;
 use sluice_config::server::ServerKind;
-use sluice_config::{Entry, Material, Problem};
+use sluice_config::{ChannelPolicy, Entry, Material, Problem};
 
 use crate::channel::{Channel, State};
 use crate::config::{CursorKey, Loaded, Refused};
@@ -20,7 +20,7 @@ use crate::feed::{Feed, Settings};
 use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
 use crate::server::{Sink, Source, Status, kafka, memory};
-use crate::telemetry::trace::{ChannelTracing, Place, Tracing};
+use crate::telemetry::trace::{Place, Tracing};
 
 /// How long a client without channels may take to flush before it is dropped.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,6 +72,8 @@ struct KafkaClient {
 struct Running {
     entry: Entry,
     keys: Vec<CursorKey>,
+    /// Policies of a refused revision were merged onto it.
+    merged: bool,
     servers: BTreeMap<String, RunningServer>,
     channels: BTreeMap<String, RunningChannel>,
 }
@@ -137,6 +139,7 @@ impl Runtime {
         for (key, entry) in &loaded.config.apis {
             let keys = loaded.cursor_keys.get(key).cloned().unwrap_or_default();
             if let Err(problems) = self.apply_api(key, entry, keys, &loaded.material) {
+                self.merge_policies(key, entry, &loaded.material);
                 tracing::warn!(
                     api = key,
                     problems = problems.len(),
@@ -200,11 +203,10 @@ impl Runtime {
         keys: Vec<CursorKey>,
         material: &Material,
     ) -> Result<(), Vec<Problem>> {
-        if self
-            .apis
-            .get(key)
-            .is_some_and(|running| running.entry.revision == entry.revision && running.keys == keys)
-        {
+        let same = |running: &Running| {
+            !running.merged && running.entry.revision == entry.revision && running.keys == keys
+        };
+        if self.apis.get(key).is_some_and(same) {
             return Ok(());
         }
         let mut problems = check_api(&entry.api.name, &entry.api.spec);
@@ -221,7 +223,8 @@ impl Runtime {
                 .insert(server.name.clone(), self.server(key, &server.name, &server.kind, entry, material)?);
         }
         let mut old = self.apis.remove(key);
-        let mut running = Running { entry: entry.clone(), keys, servers, channels: BTreeMap::new() };
+        let mut running =
+            Running { entry: entry.clone(), keys, merged: false, servers, channels: BTreeMap::new() };
         for spec in &entry.api.spec.channels {
             let before = old.as_mut().and_then(|old| old.channels.remove(&spec.name));
             let before_server = old.as_ref().and_then(|old| old.server_of(&spec.name));
@@ -233,6 +236,20 @@ impl Runtime {
             remove(&channel);
         }
         Ok(())
+    }
+
+    /// A refused revision changes nothing but what protects: current policies, keys and lifecycle
+    /// act on the last good API too. What cannot be resolved closes the channel.
+    fn merge_policies(&mut self, key: &str, entry: &Entry, material: &Material) {
+        let Some(running) = self.apis.get_mut(key) else { return };
+        running.merged = true;
+        for (name, running) in &running.channels {
+            let state = running.channel.state();
+            let policy = entry.policies.get(name).cloned().unwrap_or_else(unnamed);
+            let policy = Policy::resolve(&policy, entry, material);
+            let lifecycle = entry.api.spec.lifecycle.clone();
+            running.channel.change(State { policy, lifecycle, ..(*state).clone() });
+        }
     }
 
     /// The server as it runs: a client with the same resolved configuration is shared.
@@ -316,7 +333,7 @@ impl Runtime {
             let kept = before.as_ref().and_then(|before| before.feed.clone());
             match (kept, before_server) {
                 (Some(feed), Some((old, address)))
-                    if old.holds_the_same(server) && address == spec.address =>
+                    if address == spec.address && old.holds_the_same(server, &address) =>
                 {
                     feed.configure(settings);
                     if !old.reads_the_same(server) {
@@ -415,11 +432,14 @@ impl Running {
 }
 
 impl RunningServer {
-    /// Whether the same addresses hold the same messages: a feed can go on.
-    fn holds_the_same(&self, new: &Self) -> bool {
+    /// Whether `address` holds the same messages: its feed can go on.
+    fn holds_the_same(&self, new: &mut Self, address: &str) -> bool {
+        if let (ServerKind::Memory(_), ServerKind::Memory(_)) = (&self.kind, &new.kind) {
+            let log = new.log(address);
+            return self.logs.get(address).is_some_and(|old| Arc::ptr_eq(old, &log));
+        }
         match (&self.kind, &new.kind) {
             (ServerKind::Kafka(old), ServerKind::Kafka(new)) => old.brokers == new.brokers,
-            (ServerKind::Memory(_), ServerKind::Memory(_)) => true,
             (ServerKind::Generator(_), ServerKind::Generator(_)) => true,
             _ => false,
         }
@@ -467,18 +487,15 @@ fn remove(channel: &RunningChannel) {
         feed.stop();
     }
     let state = channel.channel.state();
-    channel.channel.change(State {
-        spec: state.spec.clone(),
-        lifecycle: state.lifecycle.clone(),
-        policy: state.policy.clone(),
-        cursors: state.cursors.clone(),
-        encoder: state.encoder.clone(),
-        feed: None,
-        sink: None,
-        server: state.server.clone(),
-        tracing: ChannelTracing::default(),
-        removed: true,
-    });
+    channel.channel.change(State { feed: None, sink: None, removed: true, ..(*state).clone() });
+}
+
+/// Without a policy of its own a channel is served to nobody.
+fn unnamed() -> ChannelPolicy {
+    ChannelPolicy {
+        closed: Some("the config names no policy for this channel".into()),
+        ..ChannelPolicy::default()
+    }
 }
 
 fn encoder(api: &sluice_config::config::Api, spec: &sluice_config::Channel) -> Encoder {

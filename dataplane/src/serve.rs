@@ -69,6 +69,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const INTERRUPT_SPREAD: Duration = Duration::from_millis(500);
 /// How long the exporter of metrics and traces may take at the end.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long what was published may take to be acknowledged once nobody waits for it any more.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// Share of the memory limit that rings may hold.
 const RING_SHARE: f64 = 0.4;
 
@@ -204,7 +206,7 @@ async fn drain(
     if tokio::time::timeout(options.drain_grace, both).await.is_err() {
         tracing::warn!(streams = gateway.engine.open(), "the drain took longer than its grace period");
     }
-    runtime.close(options.drain_grace).await;
+    runtime.close(FLUSH_PATIENCE.min(options.drain_grace)).await;
     tracing::info!("drained");
 }
 

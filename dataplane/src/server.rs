@@ -212,6 +212,7 @@ impl Source {
 }
 
 /// Where a channel's messages go.
+#[derive(Clone)]
 pub enum Sink {
     /// A topic.
     Kafka {
@@ -225,15 +226,34 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Resolves when the broker has acknowledged, or will not.
-    pub async fn publish(
-        &self,
-        message: Outgoing,
-        timeout: Duration,
-    ) -> Result<(Incarnation, Position), PublishError> {
+    /// Queues a message. Messages that are queued one after the other keep their order.
+    pub async fn enqueue(&self, message: Outgoing, timeout: Duration) -> Result<Pending, PublishError> {
         match self {
-            Self::Kafka { client, topic } => client.publish(topic, message, timeout).await,
-            Self::Memory(log) => Ok(log.publish(message)),
+            Self::Kafka { client, topic } => {
+                client.enqueue(topic, message, timeout).await.map(Pending::Kafka)
+            }
+            Self::Memory(log) => {
+                let (incarnation, position) = log.publish(message);
+                Ok(Pending::Done(incarnation, position))
+            }
+        }
+    }
+}
+
+/// A message on its way.
+pub enum Pending {
+    /// To a topic.
+    Kafka(kafka::Pending),
+    /// It is there already.
+    Done(Incarnation, Position),
+}
+
+impl Pending {
+    /// Resolves when the broker has acknowledged, or will not.
+    pub async fn acknowledged(self) -> Result<(Incarnation, Position), PublishError> {
+        match self {
+            Self::Kafka(pending) => pending.acknowledged().await,
+            Self::Done(incarnation, position) => Ok((incarnation, position)),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::channel::{Channel, Connection};
@@ -16,6 +17,7 @@ use crate::encode::Lane;
 use crate::engine::mailbox::ClientWake;
 use crate::engine::{Attachment, Stream};
 use crate::feed::{Batch, Start};
+use crate::message::Outgoing;
 use crate::policy::Principal;
 use crate::respond::Refusal;
 use crate::telemetry::{DropReason, TransportMetrics};
@@ -166,6 +168,10 @@ pub struct Client {
     pub full_since: Option<Instant>,
     /// Publishes without an answer.
     pub pending: usize,
+    /// Takes its publishes in order; made with the first.
+    pub publisher: Option<mpsc::Sender<(Option<String>, Outgoing)>>,
+    /// Bytes it sent wait until its answers are read.
+    pub held: bool,
     /// When a position ahead of the log is given up.
     pub beyond_until: Option<Instant>,
     /// When it is told to go.
@@ -211,6 +217,8 @@ impl Client {
             full: false,
             full_since: None,
             pending: 0,
+            publisher: None,
+            held: false,
             beyond_until: None,
             goodbye: None,
             closing: None,

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
+use crate::channel::Channel;
 use crate::encode::Lane;
 use crate::engine::client::Flow;
-use crate::engine::mailbox::Command;
+use crate::engine::mailbox::{Command, Mailbox};
 use crate::engine::shard::Shard;
 use crate::message::Outgoing;
-use crate::publish::{Via, publish};
+use crate::publish::{Via, begin};
 use crate::respond::Refusal;
 use crate::transport::websocket::frame::{self, Opcode};
 use crate::transport::websocket::inbound::Event;
@@ -19,6 +21,33 @@ use crate::transport::websocket::protocol::{self, Frame};
 const MAX_PENDING: usize = 64;
 /// Reads of one client before others get their turn.
 const TURN_READS: usize = 4;
+
+/// Publishes what one client sends, in its order, and lets go when the client does.
+struct Publisher {
+    channel: Arc<Channel>,
+    name: Arc<str>,
+    mailbox: Arc<Mailbox>,
+    client: usize,
+    serial: u64,
+}
+
+impl Publisher {
+    async fn run(self, mut messages: mpsc::Receiver<(Option<String>, Outgoing)>) {
+        while let Some((id, message)) = messages.recv().await {
+            let (channel, name) = (self.channel.clone(), self.name.clone());
+            let state = channel.state();
+            let begun = begin(channel, state, name, Via::WebSocket, message).await;
+            let (mailbox, client, serial) = (self.mailbox.clone(), self.client, self.serial);
+            tokio::spawn(async move {
+                let result = match begun {
+                    Ok(begun) => begun.finish().await,
+                    Err(refusal) => Err(refusal),
+                };
+                mailbox.send(Command::Published { client, serial, id, result });
+            });
+        }
+    }
+}
 
 impl Shard {
     /// Reads what a client sent, within its turn.
@@ -49,7 +78,8 @@ impl Shard {
     fn take_events(&mut self, key: usize) -> bool {
         loop {
             let Some(client) = self.clients.get_mut(key) else { return false };
-            if client.pending >= MAX_PENDING || client.is_overloaded() {
+            client.held = client.pending >= MAX_PENDING || client.is_overloaded();
+            if client.held {
                 return false;
             }
             let limit = client.channel.state().policy.limits.max_message_bytes();
@@ -77,6 +107,9 @@ impl Shard {
             Event::Close(code) => self.close_answer(key, code),
             // After a goodbye only control frames count.
             Event::Message { .. } if client.closing.is_some() || client.goodbye_is_due() => {}
+            Event::Message { text: false, .. } if client.lane != Lane::WsRaw => {
+                self.close(key, &Refusal::NotText);
+            }
             Event::Message { payload, .. } => match client.lane {
                 Lane::WsRaw => {
                     let message = Outgoing { payload: Some(payload.into()), ..Outgoing::default() };
@@ -102,8 +135,11 @@ impl Shard {
             Ok(Frame::Publish { id, message: Err(reason) }) => {
                 self.answer(key, id, Err(Refusal::BadRequest(reason)));
             }
-            Ok(Frame::Unknown(kind)) => {
-                self.complain(key, &Refusal::NotImplemented(format!("the frame type {kind:?}")));
+            Ok(Frame::Unsupported { id: None, what }) => {
+                self.complain(key, &Refusal::NotImplemented(what));
+            }
+            Ok(Frame::Unsupported { id, what }) => {
+                self.answer(key, id, Err(Refusal::NotImplemented(what)));
             }
             Err(reason) => {
                 let refusal = Refusal::BadRequest(reason);
@@ -133,12 +169,24 @@ impl Shard {
             return self.answer(key, id, Err(refusal));
         }
         client.pending += 1;
-        let (serial, mailbox) = (client.serial, self.mailbox.clone());
-        let (channel, name) = (client.channel.clone(), Arc::clone(&client.name));
-        self.main.spawn(async move {
-            let result = publish(channel, state, name, Via::WebSocket, message).await;
-            mailbox.send(Command::Published { client: key, serial, id, result });
+        let queue = client.publisher.get_or_insert_with(|| {
+            let (queue, messages) = mpsc::channel(MAX_PENDING);
+            let publisher = Publisher {
+                channel: client.channel.clone(),
+                name: Arc::clone(&client.name),
+                mailbox: self.mailbox.clone(),
+                client: key,
+                serial: client.serial,
+            };
+            self.main.spawn(publisher.run(messages));
+            queue
         });
+        // It has room for every publish that may be under way.
+        if queue.try_send((id, message)).is_err() {
+            let refusal = Refusal::OutcomeUnknown { reason: "this server failed".into() };
+            client.pending -= 1;
+            self.close(key, &refusal);
+        }
     }
 
     /// A publish was answered.

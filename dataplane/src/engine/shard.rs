@@ -347,7 +347,11 @@ impl Shard {
     /// Whether the channel closes clients that fall behind.
     pub(super) fn closes_slow(&self, key: usize) -> bool {
         let state = self.clients[key].channel.state();
-        state.spec.subscribe.as_ref().is_some_and(|subscribe| subscribe.slow_consumer == SlowConsumer::Disconnect)
+        state
+            .spec
+            .subscribe
+            .as_ref()
+            .is_some_and(|subscribe| subscribe.slow_consumer == SlowConsumer::Disconnect)
     }
 
     // --- a client's turn --------------------------------------------------------------------------
@@ -374,8 +378,12 @@ impl Shard {
             }
             (Flow::Open | Flow::Full, _) => {}
         }
-        if let Some(client) = self.clients.get(key) {
+        if let Some(client) = self.clients.get_mut(key) {
             tally.add_to(client.metrics());
+            // Its answers were read: what it sent meanwhile is looked at now.
+            if std::mem::take(&mut client.held) && client.is_flushed() {
+                self.mailbox.again(key);
+            }
         }
         self.finish_if_said(key);
     }

@@ -169,7 +169,11 @@ impl Peer {
         };
         self.ended |= read == 0;
         self.bytes.extend_from_slice(&buffer[..read]);
-        if self.lane.is_websocket() { self.parse_frames() } else { self.parse_events() }
+        if self.lane.is_websocket() {
+            self.parse_frames()
+        } else {
+            self.parse_events()
+        }
         read
     }
 
@@ -184,7 +188,9 @@ impl Peer {
     fn parse_frames(&mut self) {
         loop {
             let (start, length) = match self.bytes.get(1).map(|byte| byte & 0x7f) {
-                Some(126) if self.bytes.len() >= 4 => (4, usize::from(u16::from_be_bytes([self.bytes[2], self.bytes[3]]))),
+                Some(126) if self.bytes.len() >= 4 => {
+                    (4, usize::from(u16::from_be_bytes([self.bytes[2], self.bytes[3]])))
+                }
                 Some(length) if length < 126 => (2, usize::from(length)),
                 _ => return,
             };
@@ -201,7 +207,9 @@ impl Peer {
                     let frame: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
                     let cursor = frame["cursor"].as_str().map(str::to_owned);
                     match frame["type"].as_str().expect("typed") {
-                        "message" => Seen::Message(number(frame["data"].as_str().expect("text").as_bytes()), cursor),
+                        "message" => {
+                            Seen::Message(number(frame["data"].as_str().expect("text").as_bytes()), cursor)
+                        }
                         "gap" => Seen::Gap(frame["reason"].as_str().expect("a reason").to_owned()),
                         "ready" => Seen::Ready,
                         "error" | "drain" => continue,
@@ -298,7 +306,11 @@ async fn model(seed: u64, slow_consumer: &str) {
                     bed.publish(5);
                     again.read_all(&bed).await;
                     if let Some(expected) = expected {
-                        assert_eq!(again.numbers().first(), Some(&expected), "seed {seed}: resumed elsewhere");
+                        assert_eq!(
+                            again.numbers().first(),
+                            Some(&expected),
+                            "seed {seed}: resumed elsewhere"
+                        );
                     }
                     peers.insert(step, (again, true));
                 }
@@ -324,8 +336,15 @@ async fn model(seed: u64, slow_consumer: &str) {
         peer.read_all(&bed).await;
         peer.check_order(seed);
         if quick {
-            assert_eq!(peer.numbers().last().copied(), bed.published.checked_sub(1).filter(|_| !peer.numbers().is_empty()), "seed {seed}");
-            assert!(!peer.events.iter().any(|seen| matches!(seen, Seen::Gap(_) | Seen::Close(_))), "seed {seed}: a quick client lost messages");
+            assert_eq!(
+                peer.numbers().last().copied(),
+                bed.published.checked_sub(1).filter(|_| !peer.numbers().is_empty()),
+                "seed {seed}"
+            );
+            assert!(
+                !peer.events.iter().any(|seen| matches!(seen, Seen::Gap(_) | Seen::Close(_))),
+                "seed {seed}: a quick client lost messages"
+            );
         }
         finished.push(peer);
     }
@@ -455,18 +474,7 @@ async fn a_blocked_api_closes_idle_streams() {
     let state = bed.channel.state();
     let mut lifecycle = state.lifecycle.clone();
     lifecycle.state = sluice_config::LifecycleState::Blocked;
-    bed.channel.change(State {
-        spec: state.spec.clone(),
-        lifecycle,
-        policy: state.policy.clone(),
-        cursors: state.cursors.clone(),
-        encoder: state.encoder.clone(),
-        feed: state.feed.clone(),
-        sink: None,
-        server: state.server.clone(),
-        tracing: Default::default(),
-        removed: false,
-    });
+    bed.channel.change(State { lifecycle, ..(*state).clone() });
     for _ in 0..50 {
         tokio::time::advance(Duration::from_millis(100)).await;
         bed.settle().await;

@@ -121,31 +121,30 @@ impl Client {
         Reading { client: self.clone(), topic: topic.to_owned(), number, ties, task }
     }
 
-    /// Publishes `message`; the answer is the broker's acknowledgement, by all in-sync replicas.
-    /// If the future is dropped the message may still be written, and is counted.
-    pub async fn publish(
+    /// Connects the producer for publishes with `timeout` now, so that the first one need not wait
+    /// for that.
+    pub fn prepare(&self, timeout: Duration) {
+        // What is wrong is told to who publishes.
+        let _ = self.producers.prepare(timeout);
+    }
+
+    /// Queues `message` for the broker. Messages that are queued one after the other reach a
+    /// partition in that order.
+    pub async fn enqueue(
         &self,
         topic: &str,
         message: Outgoing,
         timeout: Duration,
-    ) -> Result<(Incarnation, Position), PublishError> {
-        let known = tokio::time::timeout(timeout, self.topics.incarnation(topic)).await;
-        let incarnation = match known {
-            Ok(Ok(incarnation)) => incarnation,
-            Ok(Err(Unusable::Refused(reason))) => return Err(outcome::unusable(reason)),
-            Ok(Err(Unusable::Silent(fault))) => {
+    ) -> Result<Pending, PublishError> {
+        let incarnation = match self.topics.incarnation(topic, timeout / 2).await {
+            Ok(incarnation) => incarnation,
+            Err(Unusable::Refused(reason)) => return Err(outcome::unusable(reason)),
+            Err(Unusable::Silent(fault)) => {
                 return Err(outcome::unreachable(self.health.down().unwrap_or(fault.reason)));
-            }
-            Err(_) => {
-                let silent = "the broker does not answer in time".to_owned();
-                return Err(outcome::unreachable(self.health.down().unwrap_or(silent)));
             }
         };
         let report = self.producers.send(topic, &message, timeout)?;
-        let lost = || PublishError::Unknown { reason: "no report came from the broker in time".into() };
-        let report = tokio::time::timeout(timeout + REPORT_GRACE, report).await.map_err(|_| lost())?;
-        let position = report.map_err(|_| lost())??;
-        Ok((incarnation, position))
+        Ok(Pending { incarnation, report, patience: timeout + REPORT_GRACE })
     }
 
     /// Takes no more messages, and waits until all were reported, `within` at most.
@@ -161,6 +160,25 @@ impl Client {
     /// Fetched events that wait in librdkafka's queue, as of the last look.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// A message on its way to the broker. If this is dropped the message may still be written, and is
+/// counted.
+#[must_use = "a message is published only once it is acknowledged"]
+pub struct Pending {
+    incarnation: Incarnation,
+    report: tokio::sync::oneshot::Receiver<Result<Position, PublishError>>,
+    patience: Duration,
+}
+
+impl Pending {
+    /// Resolves to the broker's acknowledgement, by all in-sync replicas.
+    pub async fn acknowledged(self) -> Result<(Incarnation, Position), PublishError> {
+        let lost = || PublishError::Unknown { reason: "no report came from the broker in time".into() };
+        let report = tokio::time::timeout(self.patience, self.report).await.map_err(|_| lost())?;
+        let position = report.map_err(|_| lost())??;
+        Ok((self.incarnation, position))
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 /// One block: event name, id, and `data:` lines. CR, LF and CRLF in `data` each end a line, as an
 /// event stream's parser sees them; none can end the event.
-pub fn block(event: Option<&str>, id: Option<&str>, data: &str) -> Bytes {
+pub fn block(event: Option<&str>, id: Option<&str>, data: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(data.len() + 64 + id.map_or(0, str::len));
     if let Some(event) = event {
         out.extend_from_slice(b"event: ");
@@ -16,7 +16,7 @@ pub fn block(event: Option<&str>, id: Option<&str>, data: &str) -> Bytes {
         out.extend_from_slice(id.as_bytes());
         out.push(b'\n');
     }
-    push_data(&mut out, data.as_bytes());
+    push_data(&mut out, data);
     out.push(b'\n');
     out.into()
 }
@@ -62,8 +62,8 @@ mod tests {
             ("\n\nevent: x\n\n", "data: \ndata: \ndata: event: x\ndata: \ndata: \n\n"),
             ("a\u{2028}\u{feff}\0b", "data: a\u{2028}\u{feff}\0b\n\n"),
         ] {
-            assert_eq!(block(None, None, data), expected);
+            assert_eq!(block(None, None, data.as_bytes()), expected);
         }
-        assert_eq!(block(Some("gap"), Some("X"), "{}"), "event: gap\nid: X\ndata: {}\n\n");
+        assert_eq!(block(Some("gap"), Some("X"), b"{}"), "event: gap\nid: X\ndata: {}\n\n");
     }
 }

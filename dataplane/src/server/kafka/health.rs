@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,10 +14,11 @@ use super::answer::Fault;
 use super::settings::Settings;
 use crate::server::Status;
 
-/// Requests that must fail in a row before a broker that answered is called down.
+/// Requests that must fail in a row before a broker that answered is called down, unless a
+/// connection failed too.
 const MISSES: u32 = 2;
 /// An error explains later failures for this long; then weaker ones may take its place.
-const EXPLAINS: Duration = Duration::from_secs(15);
+const EXPLAINS: Duration = Duration::from_secs(60);
 /// Topics named in the reason.
 const NAMED: usize = 5;
 /// Between two warnings of librdkafka that reach the log.
@@ -27,6 +29,8 @@ pub struct Health {
     settings: Settings,
     status: Arc<Status>,
     look: Notify,
+    /// Whether `unwritable` holds anything; spares acknowledgements the lock.
+    refusals: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -40,6 +44,8 @@ struct State {
     topics: BTreeMap<String, String>,
     /// Why topics cannot be read although they are there.
     unreadable: BTreeMap<String, String>,
+    /// Why topics cannot be written to although they are there.
+    unwritable: BTreeMap<String, String>,
     warned: Option<Instant>,
 }
 
@@ -47,6 +53,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Silence,
+    Closed,
     Connection,
     Name,
     Tls,
@@ -56,7 +63,13 @@ enum Rank {
 impl Health {
     /// The state starts as [`Status`] does: not up, connecting.
     pub fn new(settings: Settings, status: Arc<Status>) -> Self {
-        Self { settings, status, look: Notify::new(), state: Mutex::default() }
+        Self {
+            settings,
+            status,
+            look: Notify::new(),
+            refusals: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// Waits until somebody has reason to doubt what is known.
@@ -101,7 +114,7 @@ impl Health {
         let (rank, text) = explain(fault.code, &self.settings.scrub(&fault.reason));
         state.note(rank, text);
         state.misses += 1;
-        if state.misses >= MISSES {
+        if state.misses >= MISSES || state.cause.as_ref().is_some_and(|(_, rank, _)| *rank > Rank::Silence) {
             state.up = false;
         }
         self.publish(&state);
@@ -122,6 +135,7 @@ impl Health {
         let mut state = self.state.lock();
         state.topics.remove(topic);
         state.unreadable.remove(topic);
+        state.unwritable.remove(topic);
         self.publish(&state);
     }
 
@@ -148,6 +162,26 @@ impl Health {
         }
     }
 
+    /// A message for `topic` was refused for a reason that stays until somebody changes something.
+    pub fn unwritable(&self, topic: &str, problem: &str) {
+        let mut state = self.state.lock();
+        state.unwritable.insert(topic.to_owned(), problem.to_owned());
+        self.refusals.store(true, Ordering::Relaxed);
+        self.publish(&state);
+    }
+
+    /// A message for `topic` was acknowledged.
+    pub fn writable(&self, topic: &str) {
+        if !self.refusals.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.unwritable.remove(topic).is_some() {
+            self.refusals.store(!state.unwritable.is_empty(), Ordering::Relaxed);
+            self.publish(&state);
+        }
+    }
+
     /// Why the broker does not answer, if it does not.
     pub fn down(&self) -> Option<String> {
         let state = self.state.lock();
@@ -162,11 +196,26 @@ impl Health {
     /// A log line of librdkafka. Lost connections are its daily bread and told by the status.
     pub fn log(&self, level: i32, facility: &str, text: &str) {
         let text = self.settings.scrub(text);
+        // A connection closed by the broker is no error to librdkafka, even if each one is.
+        if facility == "FAIL" && text.contains("Disconnected") {
+            self.closed(&text);
+        }
         let about_connections = ["FAIL", "ERROR", "MAXPOLL", "REQTMOUT", "SESSTMOUT", "REBOOTSTRAP"];
         if level > 4 || about_connections.contains(&facility) || !self.may_warn() {
             tracing::debug!(target: "librdkafka", level, facility, "{text}");
         } else {
             tracing::warn!(target: "librdkafka", facility, brokers = self.settings.brokers(), "{text}");
+        }
+    }
+
+    fn closed(&self, line: &str) {
+        let line = line.split_once("]: ").map_or(line, |(_, line)| line);
+        let line = line.split(" (after ").next().unwrap_or(line);
+        let mut state = self.state.lock();
+        if !state.up {
+            let text = format!("the broker closes the connection; it may want `tls` or `sasl` ({line})");
+            state.note(Rank::Closed, text);
+            self.publish(&state);
         }
     }
 
@@ -200,14 +249,15 @@ impl Health {
 impl State {
     fn note(&mut self, rank: Rank, text: String) {
         let now = Instant::now();
-        // The first of equals stays: brokers take turns in failing, and each has its own words.
-        let keep = self.cause.as_ref().is_some_and(|(seen, known, _)| {
-            *known > rank && now.duration_since(*seen) < EXPLAINS || *known == rank
-        });
         match &mut self.cause {
-            Some((seen, known, _)) if keep && *known == rank => *seen = now,
-            _ if keep => {}
-            cause => *cause = Some((now, rank, text)),
+            // The first of equals stays: brokers take turns in failing, and each has its own words.
+            Some((seen, known, _)) if *known == rank => *seen = now,
+            Some((seen, known, _)) if *known > rank => {
+                if rank > Rank::Silence && now.duration_since(*seen) > EXPLAINS {
+                    self.cause = Some((now, rank, text));
+                }
+            }
+            Some(_) | None => self.cause = Some((now, rank, text)),
         }
     }
 
@@ -216,8 +266,11 @@ impl State {
             let cause = self.cause.as_ref().map(|(_, _, text)| text.clone());
             return Some(cause.unwrap_or_else(|| "connecting".into()));
         }
-        let problems: Vec<&str> =
-            self.topics.values().chain(self.unreadable.values()).map(String::as_str).collect();
+        let problems: Vec<&str> = [&self.topics, &self.unreadable, &self.unwritable]
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(String::as_str)
+            .collect();
         match problems.len() {
             0 => None,
             count if count <= NAMED => Some(problems.join("; ")),
@@ -251,7 +304,10 @@ fn explain(code: Code, reason: &str) -> (Rank, String) {
             Rank::Login,
             format!("the broker refuses the login; check mechanism, user name and password ({reason})"),
         ),
-        Code::SSL => (Rank::Tls, format!("TLS to the broker fails ({reason})")),
+        // A broker that does not like our certificate says so only after the handshake.
+        _ if code == Code::SSL || reason.contains("SSL ") => {
+            (Rank::Tls, format!("TLS to the broker fails ({reason})"))
+        }
         Code::Resolve => (Rank::Name, format!("the broker's name cannot be resolved ({reason})")),
         Code::OperationTimedOut | Code::TimedOutQueue | Code::RequestTimedOut => {
             (Rank::Silence, "the broker does not answer in time".into())

@@ -15,9 +15,11 @@ use super::health::Health;
 use super::lookup::{Command, Lookup, Mend, Trouble};
 use super::topics::Topics;
 
-/// Between two looks while the broker answers.
+/// Between two looks while all is well.
 const LOOK: Duration = Duration::from_secs(3);
-/// Between two looks while it does not, or while there are doubts.
+/// Between two looks while a topic is missing.
+const MISSING: Duration = Duration::from_secs(1);
+/// Between two looks while the broker does not answer, or while there are doubts.
 const SOON: Duration = Duration::from_millis(250);
 /// How long a log may end below what was read of it before that counts as lost: a new leader
 /// may take a moment to know its end (wire.md waits as long for a cursor).
@@ -43,7 +45,7 @@ impl Keeper {
         let mut mending = JoinSet::new();
         let looking = async {
             loop {
-                let pause = if self.look().await { LOOK } else { SOON };
+                let pause = self.look().await;
                 (self.tidy)();
                 let earliest = Instant::now() + SOON;
                 tokio::select! {
@@ -62,16 +64,17 @@ impl Keeper {
         tokio::join!(looking, troubled);
     }
 
-    async fn look(&self) -> bool {
+    async fn look(&self) -> Duration {
         match self.lookup.describe(self.topics.names()).await {
             Ok(found) => {
                 self.topics.seen(&found);
                 self.health.answered();
-                true
+                let all_there = found.iter().all(|description| description.state.is_ok());
+                if all_there { LOOK } else { MISSING }
             }
             Err(fault) => {
                 self.health.silent(&fault);
-                false
+                SOON
             }
         }
     }

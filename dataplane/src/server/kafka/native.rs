@@ -13,11 +13,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::bindings as ffi;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaType;
 
 use super::answer::{self, Answer, Request};
+
+/// The level of debug lines.
+const DEBUG: i32 = 7;
 
 /// One consumer: its connections, its threads and the one queue everything comes out of.
 pub struct Handle {
@@ -40,6 +44,8 @@ pub enum Event {
         /// librdkafka's words.
         reason: String,
     },
+    /// A topic of this name was found to be another than before.
+    Reborn(String),
     /// A log line.
     Log {
         /// Syslog level.
@@ -63,16 +69,14 @@ pub enum Event {
 impl Handle {
     /// Creates the consumer of `config`; it connects by itself.
     pub fn new(config: &ClientConfig, isolation: ffi::rd_kafka_IsolationLevel_t) -> Result<Self, String> {
+        let mut config = config.clone();
+        // See `reborn`. These are lines about changes of topics; they are few.
+        config.set("debug", "topic").set_log_level(RDKafkaLogLevel::Debug);
         let native = config.create_native_config().map_err(|error| error.to_string())?;
         // SAFETY: `native` is a live configuration; `Client::new` takes it over below.
         unsafe { ffi::rd_kafka_conf_set_events(native.ptr(), ffi::RD_KAFKA_EVENT_ERROR) };
-        let client = Client::new(
-            config,
-            native,
-            RDKafkaType::RD_KAFKA_CONSUMER,
-            rdkafka::client::DefaultClientContext,
-        )
-        .map_err(|error| error.to_string())?;
+        let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_CONSUMER, DefaultClientContext)
+            .map_err(|error| error.to_string())?;
         // SAFETY: the client is live; its main queue exists as long as it does. rdkafka sends log
         // lines there, `Topic::start` the records, `answer.rs` the answers: one queue, one order.
         let queue = unsafe { ffi::rd_kafka_queue_get_main(client.native_ptr()) };
@@ -251,13 +255,26 @@ impl Event {
     fn log(event: &RawEvent) -> Self {
         let (mut facility, mut line, mut level) = (std::ptr::null(), std::ptr::null(), 0);
         // SAFETY: the event is live; the three are set by the call if it returns 0, and live with it.
-        unsafe {
+        let (facility, line) = unsafe {
             if ffi::rd_kafka_event_log(event.as_ptr(), &mut facility, &mut line, &mut level) != 0 {
                 return Self::Other;
             }
-            Self::Log { level, facility: text(facility), text: text(line) }
+            (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(line).to_string_lossy())
+        };
+        if level < DEBUG {
+            return Self::Log { level, facility: facility.trim().into(), text: line.trim().into() };
         }
+        reborn(&line).map_or(Self::Other, |topic| Self::Reborn(topic.to_owned()))
     }
+}
+
+/// The topic that a debug line tells has another id than before. librdkafka says it nowhere else,
+/// and would go on reading at the old positions; the line comes before anything it reads there.
+fn reborn(line: &str) -> Option<&str> {
+    let (before, ids) = line.split_once(" changed id from ")?;
+    let (_, topic) = before.rsplit_once("Topic ")?;
+    // A topic seen for the first time had the id zero.
+    (!ids.starts_with("AAAAAAAAAAAAAAAAAAAAAA")).then_some(topic)
 }
 
 /// A fetched record, in librdkafka's memory.
@@ -384,4 +401,20 @@ pub unsafe fn text(pointer: *const std::ffi::c_char) -> String {
     }
     // SAFETY: by the contract above.
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_life_of_a_topic_is_read_from_the_log() {
+        let line =
+            "[thrd:main]: Topic orders.v1 changed id from RWO85PudQ1yPXx1J0nX0Ag to aEKAYLvcQ1yPXx1J0nX0Ag";
+        assert_eq!(reborn(line), Some("orders.v1"));
+        let first =
+            "[thrd:main]: Topic orders changed id from AAAAAAAAAAAAAAAAAAAAAA to aEKAYLvcQ1yPXx1J0nX0Ag";
+        assert_eq!(reborn(first), None);
+        assert_eq!(reborn("[thrd:main]: Topic orders [3] Leader 1 Epoch 0"), None);
+    }
 }

@@ -31,6 +31,11 @@ pub fn unreachable(reason: String) -> PublishError {
     not_written(reason, LATER)
 }
 
+/// Whether a permission is missing.
+pub const fn is_denied(code: Code) -> bool {
+    matches!(code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)
+}
+
 /// What it means that a message for `topic` failed with `code` after at most `timeout`, while
 /// librdkafka says `status` of its persistence. Only its `NOT_PERSISTED` is a promise.
 pub fn failure(topic: &str, code: Code, status: Status, timeout: Duration) -> PublishError {

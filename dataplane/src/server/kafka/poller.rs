@@ -21,8 +21,10 @@ use super::route::{Names, Route};
 const BATCH: usize = 1000;
 /// How long the thread sleeps if nothing happens; commands wake it.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long the broker may take to answer a request about topics.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How long the broker may take to describe topics; much longer is as good as away.
+const DESCRIBE: Duration = Duration::from_secs(2);
+/// How long the broker may take to look up offsets.
+const OFFSETS: Duration = Duration::from_secs(5);
 
 /// The thread's state. Fields are dropped in order: topics before their handle.
 pub struct Poller {
@@ -98,6 +100,13 @@ impl Poller {
             }
             Event::Partition(partition) => self.partition(&partition),
             Event::Client { code, reason } => self.ends.health.error(code, &reason),
+            Event::Reborn(topic) => {
+                // Whether it is, and as what, is for the next look to tell.
+                if let Some(route) = self.keys.get(&topic).and_then(|key| self.routes.get_mut(key)) {
+                    route.suspend();
+                }
+                self.ends.health.look_again();
+            }
             Event::Log { level, facility, text } => self.ends.health.log(level, &facility, &text),
             Event::Answer { request, answer } => self.answer(request, answer),
             Event::Other => {}
@@ -167,11 +176,11 @@ impl Poller {
             match command {
                 Command::Describe { topics, reply } => {
                     let number = self.ask(Reply::Topics(reply));
-                    self.handle.describe(&topics, number, ANSWER);
+                    self.handle.describe(&topics, number, DESCRIBE);
                 }
                 Command::Offsets { topic, wanted, reply } => {
                     let number = self.ask(Reply::Offsets(reply));
-                    self.handle.offsets(&topic, &wanted, number, ANSWER);
+                    self.handle.offsets(&topic, &wanted, number, OFFSETS);
                 }
                 Command::Join(join) => self.join(*join),
                 Command::Leave { topic, reader } => self.leave(&topic, reader),

@@ -11,7 +11,7 @@ use rdkafka::ClientContext;
 use rdkafka::bindings as ffi;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use tokio::sync::oneshot;
 
@@ -23,8 +23,10 @@ use crate::server::PublishError;
 
 /// A producer that published nothing for this long is ended.
 const UNUSED: Duration = Duration::from_secs(300);
-/// Between two producers of one timeout, should one fail right after the other.
+/// Between two producers of one timeout, should one fail right after the other, and if that was
+/// for want of a permission.
 const RENEW: Duration = Duration::from_millis(500);
+const RENEW_DENIED: Duration = Duration::from_secs(5);
 /// How long the thread waits for reports before it looks whether it is to end.
 const REPORTS: Duration = Duration::from_millis(100);
 
@@ -46,7 +48,8 @@ pub struct Deliveries {
 pub fn check(settings: &Settings) -> Result<(), String> {
     let mut config = settings.producer(Duration::from_secs(10));
     config.remove("bootstrap.servers");
-    let producer: BaseProducer = config.create().map_err(|error| error.to_string())?;
+    let producer: BaseProducer<Silent> =
+        config.create_with_context(Silent).map_err(|error| error.to_string())?;
     let thread = std::thread::Builder::new().name("kafka-check".into());
     thread.spawn(move || drop(producer)).map(drop).map_err(|error| error.to_string())
 }
@@ -74,6 +77,11 @@ impl Producers {
     pub fn new(settings: Settings, health: Arc<Health>) -> Self {
         let (deliveries, closed, running) = (Arc::default(), AtomicBool::new(false), Mutex::default());
         Self { settings, health, deliveries, closed, running }
+    }
+
+    /// Makes the producer for `timeout`.
+    pub fn prepare(&self, timeout: Duration) -> Result<(), PublishError> {
+        self.producer(timeout).map(drop)
     }
 
     /// Hands a message to librdkafka; the report comes within `timeout` and a little.
@@ -137,9 +145,8 @@ impl Producers {
                 entry.used = now;
                 return Ok(entry.producer.clone());
             }
-            if entry.made.elapsed() < RENEW {
-                let reason = "the connection to the broker is being renewed".to_owned();
-                return Err(outcome::not_written(entry.producer.why().unwrap_or(reason), SOON));
+            if let Some(error) = entry.producer.refusal(entry.made.elapsed()) {
+                return Err(error);
             }
         }
         let producer = Producer::start(&self.settings, timeout, self.health.clone(), self.deliveries.clone())
@@ -159,7 +166,6 @@ struct Producer(Arc<Shared>);
 
 struct Shared {
     native: Arc<BaseProducer<Context>>,
-    timeout: Duration,
     state: Arc<ProducerState>,
     deliveries: Arc<Deliveries>,
 }
@@ -170,7 +176,7 @@ struct ProducerState {
     ended: AtomicBool,
     /// librdkafka gave it up.
     given_up: AtomicBool,
-    why: Mutex<Option<String>>,
+    why: Mutex<Option<Code>>,
 }
 
 impl Drop for Shared {
@@ -186,15 +192,15 @@ impl Producer {
         health: Arc<Health>,
         deliveries: Arc<Deliveries>,
     ) -> Result<Self, String> {
-        let context = Context { health, timeout, deliveries: deliveries.clone() };
+        let state = Arc::<ProducerState>::default();
+        let context = Context { health, timeout, state: state.clone(), deliveries: deliveries.clone() };
         let native = BaseProducer::from_config_and_context(&settings.producer(timeout), context)
             .map_err(|error| error.to_string())?;
         let native = Arc::new(native);
-        let state = Arc::<ProducerState>::default();
         let thread = std::thread::Builder::new().name("kafka-reports".into());
         let (reports, watched) = (native.clone(), state.clone());
         thread.spawn(move || take_reports(reports, &watched)).map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(Shared { native, timeout, state, deliveries })))
+        Ok(Self(Arc::new(Shared { native, state, deliveries })))
     }
 
     fn send(&self, topic: &str, message: &Outgoing) -> Result<oneshot::Receiver<Report>, Code> {
@@ -235,8 +241,15 @@ impl Producer {
         self.0.state.given_up.load(Ordering::Acquire)
     }
 
-    fn why(&self) -> Option<String> {
-        self.0.state.why.lock().clone()
+    /// Why nothing is taken so soon after this producer, which was given up, was made.
+    fn refusal(&self, age: Duration) -> Option<PublishError> {
+        let denied = *self.0.state.why.lock() == Some(Code::ClusterAuthorizationFailed);
+        if denied && age < RENEW_DENIED {
+            let status = ffi::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
+            return Some(outcome::failure("", Code::ClusterAuthorizationFailed, status, age));
+        }
+        let renewing = || outcome::not_written("the connection to the broker is being renewed", SOON);
+        (age < RENEW).then(renewing)
     }
 }
 
@@ -249,8 +262,8 @@ fn take_reports(native: Arc<BaseProducer<Context>>, state: &ProducerState) {
             && let Some((code, reason)) = native.client().fatal_error()
         {
             let reason = native.context().health.scrubbed(&reason);
-            tracing::error!(?code, "librdkafka gave up a producer, making a new one: {reason}");
-            *state.why.lock() = Some(reason);
+            tracing::warn!(?code, "librdkafka gave up a producer: {reason}");
+            *state.why.lock() = Some(code);
             state.given_up.store(true, Ordering::Release);
             native.purge(PurgeConfig::default().queue().inflight());
         }
@@ -260,9 +273,23 @@ fn take_reports(native: Arc<BaseProducer<Context>>, state: &ProducerState) {
     }
 }
 
+/// The context of a producer that never connects.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Silent {
+    type DeliveryOpaque = ();
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
 struct Context {
     health: Arc<Health>,
     timeout: Duration,
+    state: Arc<ProducerState>,
     deliveries: Arc<Deliveries>,
 }
 
@@ -274,6 +301,10 @@ impl ClientContext for Context {
     // The consumer of the same client sees the same broker and keeps the status.
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, "{}", self.health.scrubbed(reason));
+        // Comes before the reports of what is given up for it.
+        if error.rdkafka_error_code() == Some(Code::ClusterAuthorizationFailed) {
+            *self.state.why.lock() = Some(Code::ClusterAuthorizationFailed);
+        }
         self.health.look_again();
     }
 }
@@ -283,19 +314,8 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, reply: Self::DeliveryOpaque) {
         let report = match result {
-            Ok(message) if message.offset() >= 0 => {
-                Ok(Position { partition: message.partition() as u32, offset: message.offset() })
-            }
-            // A retry met its own first attempt, which the broker has and no longer can place.
-            Ok(_) => Err(PublishError::Unknown {
-                reason: "the broker has the message, but did not say where".into(),
-            }),
-            Err((error, message)) => {
-                // SAFETY: the message is live while it is reported.
-                let status = unsafe { ffi::rd_kafka_message_status(message.ptr()) };
-                let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-                Err(outcome::failure(message.topic(), code, status, self.timeout))
-            }
+            Ok(message) => self.delivered(message),
+            Err((error, message)) => Err(self.failed(error, message)),
         };
         let counter = match &report {
             Ok(_) => &self.deliveries.acknowledged,
@@ -306,5 +326,102 @@ impl ProducerContext for Context {
         self.deliveries.in_flight.fetch_sub(1, Ordering::AcqRel);
         // Whoever published may be gone; the message was delivered all the same, and counted.
         let _ = reply.send(report);
+    }
+}
+
+impl Context {
+    fn delivered(&self, message: &BorrowedMessage<'_>) -> Report {
+        self.health.writable(message.topic());
+        let (partition, offset) = (message.partition() as u32, message.offset());
+        // A retry met its own first attempt, which the broker has and no longer can place.
+        let unplaced =
+            || PublishError::Unknown { reason: "the broker has the message, but did not say where".into() };
+        if offset < 0 { Err(unplaced()) } else { Ok(Position { partition, offset }) }
+    }
+
+    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>) -> PublishError {
+        // SAFETY: the message is live while it is reported.
+        let status = unsafe { ffi::rd_kafka_message_status(message.ptr()) };
+        // What is purged with a producer that was given up fails for the same reason.
+        let given_up = *self.state.why.lock();
+        let code = given_up.or(error.rdkafka_error_code()).unwrap_or(Code::Fail);
+        let failure = outcome::failure(message.topic(), code, status, self.timeout);
+        if outcome::is_denied(code) {
+            self.health.unwritable(message.topic(), &failure.to_string());
+        }
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use sluice_config::kafka::Kafka;
+    use sluice_config::{Entry, Material};
+
+    use super::*;
+    use crate::server::Status;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn producers(brokers: &str) -> Producers {
+        let kafka: Kafka =
+            serde_json::from_value(serde_json::json!({ "brokers": brokers.split(',').collect::<Vec<_>>() }))
+                .expect("a server");
+        let entry: Entry = serde_json::from_value(serde_json::json!({
+            "generation": 1, "revision": "1", "policies": {}, "material": {},
+            "api": {"namespace": "default", "name": "shop", "spec": {"servers": [], "channels": []}},
+        }))
+        .expect("an entry");
+        let settings = Settings::resolve(&kafka, &entry, &Material::default()).expect("settings");
+        let health = Arc::new(Health::new(settings.clone(), Arc::new(Status::default())));
+        Producers::new(settings, health)
+    }
+
+    fn give_up(producers: &Producers) {
+        let running = producers.running.lock();
+        let native = &running[&TIMEOUT].producer.0.native;
+        let code = ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        // SAFETY: the client is live and the reason a C string.
+        unsafe { ffi::rd_kafka_test_fatal_error(native.client().native_ptr(), code, c"made up".as_ptr()) };
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_librdkafka_gave_up_is_replaced() {
+        let cluster = MockCluster::new(1).expect("brokers");
+        cluster.create_topic("orders", 1, 1).expect("a topic");
+        let producers = producers(&cluster.bootstrap_servers());
+        let message = Outgoing { payload: Some("{}".into()), ..Outgoing::default() };
+        let report = producers.send("orders", &message, TIMEOUT).expect("taken").await.expect("a report");
+        assert_eq!(report, Ok(Position { partition: 0, offset: 0 }));
+
+        cluster.broker_round_trip_time(1, Duration::from_secs(30)).expect("a slow broker");
+        let in_flight = producers.send("orders", &message, TIMEOUT).expect("taken");
+        // librdkafka does not tell when it has sent a message; a little later it has.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let began = Instant::now();
+        give_up(&producers);
+        let report = in_flight.await.expect("a report");
+        assert!(matches!(report, Err(PublishError::Unknown { .. })), "{report:?}");
+        cluster.broker_round_trip_time(1, Duration::ZERO).expect("a fast broker");
+        let report = loop {
+            match producers.send("orders", &message, TIMEOUT) {
+                Ok(report) => break report,
+                Err(error) => assert!(matches!(error, PublishError::NotWritten { .. }), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert!(began.elapsed() < Duration::from_secs(1), "renewed within a second");
+        assert!(report.await.expect("a report").is_ok());
+        let unknown = producers.deliveries().unknown.load(Ordering::Relaxed);
+        assert_eq!((unknown, producers.deliveries().in_flight.load(Ordering::Relaxed)), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_closed_client_takes_nothing() {
+        let producers = producers("127.0.0.1:1");
+        producers.close(Duration::from_millis(10)).await;
+        let refused = producers.send("orders", &Outgoing::default(), TIMEOUT).expect_err("closed");
+        assert!(matches!(refused, PublishError::NotWritten { .. }));
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::{EARLIEST, Fault, LATEST, TopicState};
 use super::lookup::{Command, Join, Lookup, Ties};
-use super::window::Search;
+use super::window::{Answer, Search};
 use crate::message::Incarnation;
 use crate::server::{Inlet, Opening};
 
@@ -77,30 +77,36 @@ impl Reader {
     }
 
     async fn opening(&self, rewound: bool) -> Result<(TopicState, Opening), Fault> {
-        let (lookup, topic) = (&self.lookup, self.topic.as_str());
-        let state = lookup.describe_one(topic).await?;
+        let topic = self.topic.as_str();
+        let state = self.lookup.describe_one(topic).await?;
         let incarnation = Incarnation::new(topic, &state.id);
-        let (lows, ends) = tokio::try_join!(
-            lookup.offsets(topic, 0..state.partitions, EARLIEST),
-            lookup.offsets(topic, 0..state.partitions, LATEST),
-        )?;
-        let (lows, ends) = (by_partition(&lows, state), by_partition(&ends, state));
         let resume = self.inlet.resume().filter(|resume| !rewound && resume.incarnation == incarnation);
-        let starts = match resume {
-            Some(resume) => resumed(&resume.positions, &lows),
-            None => self.window(lows, ends.clone()).await?,
+        let bounds = async { tokio::try_join!(self.offsets(state, EARLIEST), self.offsets(state, LATEST)) };
+        let (starts, ends) = if let Some(resume) = resume {
+            let (lows, ends) = bounds.await?;
+            (resumed(&resume.positions, &lows), ends)
+        } else {
+            let (replay, now) = (self.inlet.window(), now());
+            let times = Search::first(&replay, now);
+            let ((lows, ends), first) = tokio::try_join!(bounds, self.offsets_at(state, times))?;
+            let mut search = Search::new(&replay, lows, ends.clone(), now, first);
+            search.narrow(self.offsets_at(state, search.second()).await?);
+            (search.starts(), ends)
         };
         Ok((state, Opening { incarnation, starts, ends }))
     }
 
-    async fn window(&self, lows: Vec<i64>, ends: Vec<i64>) -> Result<Vec<i64>, Fault> {
-        let mut search = Search::new(&self.inlet.window(), lows, ends, now());
-        while let Some(time) = search.ask() {
-            let partitions: Vec<u32> = search.partitions().collect();
-            let found = self.lookup.offsets(&self.topic, partitions.into_iter(), time).await?;
-            search.answer(&found);
-        }
-        Ok(search.starts())
+    async fn offsets_at(&self, state: TopicState, times: Vec<i64>) -> Result<Vec<Answer>, Fault> {
+        let answers = times.into_iter().map(|time| async move {
+            let found = self.lookup.offsets(&self.topic, 0..state.partitions, time).await?;
+            Ok(Answer { time, offsets: by_partition(&found, state) })
+        });
+        futures::future::try_join_all(answers).await
+    }
+
+    async fn offsets(&self, state: TopicState, spec: i64) -> Result<Vec<i64>, Fault> {
+        let found = self.lookup.offsets(&self.topic, 0..state.partitions, spec).await?;
+        Ok(by_partition(&found, state))
     }
 }
 
@@ -112,10 +118,10 @@ fn resumed(positions: &[i64], lows: &[i64]) -> Vec<i64> {
 }
 
 fn by_partition(found: &[(u32, i64)], state: TopicState) -> Vec<i64> {
-    let mut offsets = vec![0; state.partitions as usize];
+    let mut offsets = vec![-1; state.partitions as usize];
     for (partition, offset) in found {
         if let Some(place) = offsets.get_mut(*partition as usize) {
-            *place = (*offset).max(0);
+            *place = *offset;
         }
     }
     offsets

@@ -21,7 +21,6 @@ const COMMON: &[(&str, &str)] = &[
     ("client.id", "sluice"),
     ("allow.auto.create.topics", "false"),
     ("enable.metrics.push", "false"),
-    ("log.connection.close", "false"),
     ("reconnect.backoff.ms", "100"),
     ("reconnect.backoff.max.ms", "2000"),
     ("retry.backoff.max.ms", "1000"),
@@ -126,6 +125,8 @@ impl Settings {
 
     pub(super) fn producer(&self, timeout: Duration) -> ClientConfig {
         let mut config = client_config(&self.0.producer);
+        // librdkafka looks for messages whose time is over once a second.
+        let timeout = timeout.saturating_sub(Duration::from_secs(1)).max(timeout / 2);
         config.set("message.timeout.ms", timeout.as_millis().to_string());
         config
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::Mutex as Turn;
 
-use super::answer::{Description, Fault, TopicState};
+use super::answer::{Description, Fault};
 use super::health::{Health, topic_problem};
 use super::lookup::Lookup;
 use crate::message::Incarnation;
@@ -17,6 +17,9 @@ use crate::message::Incarnation;
 const KEPT: Duration = Duration::from_secs(60);
 /// A topic that could not be used is looked at again, for a publish, after this long.
 const STALE: Duration = Duration::from_secs(1);
+
+/// Between two questions to a broker that does not answer.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Topics by name.
 pub struct Topics {
@@ -36,7 +39,7 @@ struct Topic {
 
 #[derive(Clone)]
 enum Seen {
-    Here(TopicState, Incarnation),
+    Here(Incarnation),
     Not(Code),
 }
 
@@ -91,7 +94,7 @@ impl Topics {
     pub fn seen(&self, found: &[Description]) {
         for description in found {
             let seen = match description.state {
-                Ok(state) => Seen::Here(state, Incarnation::new(&description.name, &state.id)),
+                Ok(state) => Seen::Here(Incarnation::new(&description.name, &state.id)),
                 Err(code) => Seen::Not(code),
             };
             let mut known = self.known.lock();
@@ -107,19 +110,27 @@ impl Topics {
         }
     }
 
-    /// The incarnation of `topic`, from what was seen of it or else by asking.
-    pub async fn incarnation(&self, topic: &str) -> Result<Incarnation, Unusable> {
+    /// The incarnation of `topic`, from what was seen of it or else by asking, `within` at most.
+    pub async fn incarnation(&self, topic: &str, within: Duration) -> Result<Incarnation, Unusable> {
         if let Some(known) = self.remembered(topic) {
             return known;
         }
+        let asked = tokio::time::timeout(within, self.ask(topic)).await;
+        asked.unwrap_or_else(|_| Err(Unusable::Silent(Fault::of(Code::OperationTimedOut))))
+    }
+
+    async fn ask(&self, topic: &str) -> Result<Incarnation, Unusable> {
         let _turn = self.turn.lock().await;
-        if let Some(known) = self.remembered(topic) {
-            return known;
+        loop {
+            if let Some(known) = self.remembered(topic) {
+                return known;
+            }
+            match self.lookup.describe(vec![topic.to_owned()]).await {
+                Ok(found) => self.seen(&found),
+                Err(fault) if fault.code == Code::BrokerDestroy => return Err(Unusable::Silent(fault)),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
         }
-        let found = self.lookup.describe(vec![topic.to_owned()]).await.map_err(Unusable::Silent)?;
-        self.seen(&found);
-        let missing = || Unusable::Refused(topic_problem(topic, Code::UnknownTopic));
-        self.remembered(topic).unwrap_or_else(|| Err(missing()))
     }
 
     fn remembered(&self, topic: &str) -> Option<Result<Incarnation, Unusable>> {
@@ -127,7 +138,7 @@ impl Topics {
         let entry = known.entry(topic.to_owned()).or_insert_with(Topic::new);
         entry.used = Instant::now();
         match &entry.seen {
-            Some((_, Seen::Here(_, incarnation))) => Some(Ok(incarnation.clone())),
+            Some((_, Seen::Here(incarnation))) => Some(Ok(incarnation.clone())),
             Some((seen, Seen::Not(code))) if seen.elapsed() < STALE => {
                 Some(Err(Unusable::Refused(topic_problem(topic, *code))))
             }

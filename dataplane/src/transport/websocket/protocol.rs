@@ -7,12 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::message::{CONTENT_TYPE, Headers, Outgoing};
 
 /// Most headers of one message.
 const MAX_HEADERS: usize = 100;
+const CHANNEL: &str = "the field `channel`";
 /// Longest `id` of a publish.
 const MAX_ID: usize = 256;
 
@@ -30,8 +32,13 @@ pub enum Frame {
     Pause,
     /// Go on.
     Resume,
-    /// A frame type of the contract or of the future.
-    Unknown(String),
+    /// A frame or field of the contract or of the future.
+    Unsupported {
+        /// The publish it belongs to.
+        id: Option<String>,
+        /// What it is.
+        what: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -50,6 +57,8 @@ struct Wire<'a> {
     data: Option<&'a RawValue>,
     #[serde(rename = "dataBase64")]
     data_base64: Option<String>,
+    /// Reserved for several channels on one connection.
+    channel: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +72,12 @@ enum HeaderValue {
 pub fn read(text: &[u8]) -> Result<Frame, String> {
     let wire: Wire =
         serde_json::from_slice(text).map_err(|error| format!("not a frame of sluice.v1.json: {error}"))?;
+    if wire.channel.is_some() {
+        return Ok(match wire.id {
+            Some(id) if wire.kind == "publish" => Frame::Unsupported { id: Some(id), what: CHANNEL.into() },
+            _ => Frame::Unsupported { id: None, what: CHANNEL.into() },
+        });
+    }
     Ok(match &*wire.kind {
         "pause" => Frame::Pause,
         "resume" => Frame::Resume,
@@ -75,7 +90,10 @@ pub fn read(text: &[u8]) -> Result<Frame, String> {
             };
             Frame::Publish { id, message }
         }
-        other => Frame::Unknown(other.chars().take(40).collect()),
+        other => {
+            let what = format!("the frame type {:?}", other.chars().take(40).collect::<String>());
+            Frame::Unsupported { id: None, what }
+        }
     })
 }
 
@@ -207,7 +225,11 @@ mod tests {
         for text in ["", "[]", "{}", "{\"type\":1}", "nonsense"] {
             assert!(read(text.as_bytes()).is_err(), "{text}");
         }
-        assert!(matches!(read(br#"{"type":"ack","cursor":"x"}"#), Ok(Frame::Unknown(kind)) if kind == "ack"));
+        assert!(
+            matches!(read(br#"{"type":"ack","cursor":"x"}"#), Ok(Frame::Unsupported { id: None, what }) if what.contains("ack"))
+        );
+        let several = read(br#"{"type":"publish","id":"1","channel":"c","data":1}"#);
+        assert!(matches!(several, Ok(Frame::Unsupported { id: Some(id), .. }) if id == "1"));
     }
 
     #[test]
