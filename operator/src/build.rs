@@ -101,8 +101,8 @@ fn server_secrets<'a>(
 ) -> BTreeMap<&'a str, String> {
     let mut broken = BTreeMap::new();
     for (server, place) in secrets_of(spec) {
-        if let Some(problem) = secret_problems(api.namespace, &place, references).first() {
-            broken.insert(server, format!("server `{server}`: {}", problem.message));
+        if !secret_problems(api.namespace, &place, references).is_empty() {
+            broken.insert(server, format!("server `{server}` has no usable credentials"));
         }
         for key in keys_of(&place) {
             let secret = references.secrets.find(api.namespace, place.secret);

@@ -8,6 +8,7 @@ use sluice_config::StreamApiSpec;
 use sluice_config::channel::path;
 use sluice_config::policy::TargetRef;
 use sluice_config::{Problem, check};
+use sluice_crds::shape;
 
 use crate::Refusal;
 use crate::dereference::{Api, Policy, Purpose, References, Use, secrets_of};
@@ -27,7 +28,7 @@ pub struct Valid<'a> {
 pub struct Closure<'a> {
     /// Which.
     pub scope: Scope<'a>,
-    /// Why, for whoever runs the API.
+    /// Why, in words that a client may read.
     pub reason: String,
 }
 
@@ -148,7 +149,7 @@ fn policy_problems<'a>(
             Some((problem, false)) => dangling.push(problem),
         }
     }
-    let reason = problems.first().map(|problem| closed_by(policy.name, problem));
+    let reason = (!problems.is_empty()).then(|| closed_by(policy.name));
     let closures = reason
         .into_iter()
         .flat_map(|reason| scopes.iter().map(move |scope| Closure { scope: *scope, reason: reason.clone() }));
@@ -157,8 +158,9 @@ fn policy_problems<'a>(
     (problems, closures)
 }
 
-fn closed_by(policy: &str, problem: &Problem) -> String {
-    format!("StreamPolicy `{policy}` is not in force: {problem}")
+/// Clients may read this, so it tells no more than whom to ask; the problems tell the rest.
+fn closed_by(policy: &str) -> String {
+    format!("StreamPolicy `{policy}` is not in force")
 }
 
 fn scope_of<'a>(namespace: &'a str, target: &'a TargetRef) -> Scope<'a> {
@@ -213,9 +215,10 @@ fn target_problem(
 fn unread_closures<'a>(references: &References<'a>) -> Vec<Closure<'a>> {
     let mut closures = Vec::new();
     for unread in references.unread.iter().filter(|unread| unread.kind == Kind::StreamPolicy) {
-        let none = Problem::new("", "cannot be read");
-        let problem = unread.problems.first().unwrap_or(&none);
-        let reason = closed_by(unread.name.as_deref().unwrap_or("?"), problem);
+        let reason = match &unread.name {
+            Some(name) => closed_by(&shape::clip(name)),
+            None => "a StreamPolicy cannot be read".to_owned(),
+        };
         let scopes = match (&unread.namespace, &unread.targets) {
             (None, _) => vec![Scope::Everything],
             (Some(namespace), None) => vec![Scope::Namespace(namespace)],

@@ -169,3 +169,38 @@ fn invitation(entry: &Entry, channel: &Channel, addresses: &Addresses) -> String
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_config::Config;
+    use sluice_dataplane::Loaded;
+
+    use super::*;
+    use crate::documents;
+
+    #[test]
+    fn a_served_api_shows_urls_and_commands_to_paste() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/secured.yaml"));
+        let documents = documents::parse("secured.yaml", &text.expect("there"), "default").expect("parses");
+        let objects = documents::assemble(documents.iter()).objects;
+        let config = sluice_operator::render(&objects, &Config::default()).config;
+        let change = Change::Served("default/desk".into());
+        let loaded = Arc::new(Loaded { config, ..Loaded::default() });
+        let update = Update { loaded, problems: vec![], changes: vec![], usable: true };
+        let plain = "0.0.0.0:8080".parse().expect("an address");
+        let addresses = Addresses { plain, tls: None, admin: plain };
+        let expected = "\
+serving  default/desk
+  ticks      http://127.0.0.1:8080/desk/ticks
+             curl -N -H 'Authorization: Bearer slk_…' http://127.0.0.1:8080/desk/ticks
+  notes      http://127.0.0.1:8080/desk/notes
+             curl -N -H 'Authorization: Bearer slk_…' http://127.0.0.1:8080/desk/notes
+             curl -H 'Authorization: Bearer slk_…' -H 'Content-Type: text/plain' -d 'hello' http://127.0.0.1:8080/desk/notes
+  status     http://127.0.0.1:8080/desk/status
+             curl -N http://127.0.0.1:8080/desk/status
+";
+        assert_eq!(sentence(&change, &update, &addresses), expected);
+    }
+}
