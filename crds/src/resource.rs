@@ -1,4 +1,5 @@
 //! The resources themselves: a spec of `sluice-config` plus kind, names, columns and status.
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use kube::CustomResource;
 use schemars::JsonSchema;

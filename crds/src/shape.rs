@@ -280,7 +280,8 @@ fn wrong_type(schema: &Value, kind: &str, value: &Value, at: &str) -> String {
         (_, Value::Null) => format!("is empty; write `{name}: {}` or remove it", placeholder(schema)),
         ("string", Value::Number(_)) => "must be a string; put it in quotes".into(),
         ("string", Value::Bool(_)) => {
-            "must be a string; put it in quotes (YAML has yes, no, on, off, y and n for true and false)".into()
+            "must be a string; put it in quotes (YAML has yes, no, on, off, y and n for true and false)"
+                .into()
         }
         ("integer", Value::String(_)) => "must be a whole number, without quotes".into(),
         ("boolean", Value::String(_)) => "must be true or false, without quotes".into(),

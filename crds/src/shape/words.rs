@@ -83,8 +83,11 @@ pub fn mismatch(pattern: &str, text: &str) -> Option<String> {
 }
 
 /// A pattern as a function, and what to write to fit it.
-pub fn expectation(pattern: &str) -> Option<(fn(&str) -> bool, &'static str)> {
-    let expectation: (fn(&str) -> bool, _) = match pattern {
+pub type Expectation = (fn(&str) -> bool, &'static str);
+
+/// What `pattern` asks for.
+pub fn expectation(pattern: &str) -> Option<Expectation> {
+    let expectation: Expectation = match pattern {
         crate::schema::NAME_PATTERN => {
             (is_name, "use a-z, 0-9 and -, begin with a letter and end with a letter or digit")
         }
