@@ -102,7 +102,9 @@ impl Settings {
         if problems.is_empty() {
             let digest = digest(&consumer, &producer);
             let secrets = login.into_iter().filter(|(name, _)| name != "sasl.mechanism");
-            let secrets = secrets.map(|(_, value)| value).collect();
+            let mut secrets: Vec<String> = secrets.map(|(_, value)| value).collect();
+            // One may be part of the other.
+            secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
             Ok(Self(Arc::new(Resolved { brokers, digest, consumer, producer, secrets })))
         } else {
             Err(problems)
@@ -337,3 +339,6 @@ fn digest(consumer: &Properties, producer: &Properties) -> [u8; 32] {
     }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests;
