@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use sluice_config::Problem;
+use sluice_crds::shape;
 use sluice_operator::read::{self, Object};
 use sluice_operator::{Kind, Objects, Refusal, Unread};
 
@@ -37,7 +38,8 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
+        // A directory may hold names that a terminal would obey.
+        f.write_str(&shape::clip_to(300, &self.file))?;
         if self.line > 0 {
             write!(f, ":{}", self.line)?;
         }
@@ -180,7 +182,7 @@ impl Assembled {
 
     fn repeat(&mut self, first: &Document, second: &Document, identity: (Kind, &str, &str)) {
         let (kind, namespace, name) = identity;
-        let place = format!("{}:{}", first.file, first.node.line);
+        let place = format!("{}:{}", shape::clip_to(300, &first.file), first.node.line);
         let message = format!("{kind} `{namespace}/{name}` stands at {place} too; remove one of them");
         let problem = Problem::new("metadata.name", message);
         self.reports.push(second.report(&problem));

@@ -105,7 +105,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let first = loader.start();
     voice.problems(&first.problems);
     if !first.usable {
-        voice.nothing_to_serve();
+        voice.not_started();
         return Err(Failure::Input);
     }
     let (send, receive) = channel::channel(Arc::clone(&first.loaded));
@@ -174,4 +174,58 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Cli::try_parse_from(format!("run {line}").split(' ')).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn hosts_are_loopback_names_the_listen_addresses_and_what_is_named() {
+        let hosts = |line: &str| parse(line).expect(line).options().hosts;
+        let loopback = ["localhost", "127.0.0.1", "[::1]"];
+        assert_eq!(hosts("-f a.yaml"), loopback);
+        let more = hosts(
+            "-f a.yaml --listen 10.0.0.1:80 --listen-tls [fd00::1]:443 --tls-secret a/b --host x y --host z",
+        );
+        assert_eq!(more[..3], loopback);
+        assert_eq!(more[3..], ["10.0.0.1", "[fd00::1]", "x", "y", "z"]);
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_laptop() {
+        let options = parse("-f a.yaml b.yaml").expect("a line").options();
+        assert_eq!(options.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(options.admin.to_string(), "127.0.0.1:9090");
+        assert_eq!((options.drain_delay.as_secs(), options.drain_grace.as_secs()), (0, 10));
+        assert!(options.console && options.listen_tls.is_none());
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "",
+            "-f a --listen 8080",
+            "-f a --listen-tls 127.0.0.1:1",
+            "-f a --tls-secret a/b",
+            "-f a --listen-tls 127.0.0.1:1 --tls-secret b",
+            "-f a --drain-grace 10",
+            "-f a --drain-grace 2h",
+            "-f a --render",
+        ] {
+            assert!(parse(line.trim()).is_err(), "{line}");
+        }
+    }
 }

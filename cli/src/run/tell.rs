@@ -50,11 +50,11 @@ impl Voice {
         }
     }
 
-    /// The end before the beginning.
-    pub fn nothing_to_serve(self) {
+    /// The end before the beginning: the problems were told.
+    pub fn not_started(self) {
         match self.0 {
-            Reader::Person => self.say("nothing can be served; correct the problems above and start again\n"),
-            Reader::Program => error!("nothing can be served; correct the problems above and start again"),
+            Reader::Person => self.say("not started; correct the problems above\n"),
+            Reader::Program => error!("not started; correct the problems above"),
         }
     }
 
