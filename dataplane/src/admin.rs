@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 
+use crate::gateway::check_host_name;
 use crate::runtime::{Applied, ServerState};
 use crate::telemetry::Metrics;
 
@@ -29,13 +31,24 @@ pub struct Shown {
 }
 
 /// The admin port's routes.
-pub fn routes(shown: Arc<Shown>) -> Router {
+pub fn routes(shown: Arc<Shown>, hosts: Vec<String>) -> Router {
+    let hosts: Arc<[String]> = hosts.into();
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/config", get(config))
         .with_state(shown)
+        .layer(from_fn(move |request: Request, next: Next| check_host(hosts.clone(), request, next)))
+}
+
+/// A page that was led here by a name that is not ours sees nothing (DNS rebinding).
+async fn check_host(hosts: Arc<[String]>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match check_host_name(&hosts, &parts) {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(refusal) => refusal.response().into_response(),
+    }
 }
 
 /// A broker that is away does not change the status: one dead broker must not take a gateway out of

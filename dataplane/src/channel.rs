@@ -9,12 +9,12 @@ use http::header::{HeaderName, HeaderValue};
 use sluice_config::channel::{Channel as Spec, Lifecycle, LifecycleState};
 
 use crate::cursor::Cursors;
-use crate::encode::Encoder;
+use crate::encode::{Encoder, Lane};
 use crate::feed::Feed;
 use crate::idempotency::Answers;
 use crate::policy::{Policy, Principal, Rates};
 use crate::respond::Refusal;
-use crate::server::{Sink, Status};
+use crate::server::Sink;
 use crate::telemetry::ChannelMetrics;
 use crate::telemetry::trace::ChannelTracing;
 
@@ -53,8 +53,6 @@ pub struct State {
     pub feed: Option<Arc<Feed>>,
     /// Where publishes go.
     pub sink: Option<Sink>,
-    /// State of the server.
-    pub server: Arc<Status>,
     /// Makes spans.
     pub tracing: ChannelTracing,
     /// The channel is gone.
@@ -107,6 +105,18 @@ impl Channel {
     }
 }
 
+/// What an open stream rests on.
+pub struct Hold<'a> {
+    /// Who opened it.
+    pub principal: &'a Principal,
+    /// The web origin that the policy let in.
+    pub origin: Option<&'a str>,
+    /// What it is written.
+    pub lane: Lane,
+    /// What it reads.
+    pub feed: Option<&'a Arc<Feed>>,
+}
+
 /// One of a channel's connections; dropping it gives it back.
 pub struct Connection(Arc<Channel>);
 
@@ -126,22 +136,36 @@ impl State {
             return Err(Refusal::Blocked);
         }
         match &self.policy.closed {
-            Some(reason) => Err(Refusal::NotReady(reason.clone())),
+            // The reason names what is inside: it is for the owner, not for whoever asks.
+            Some(_) => Err(Refusal::NotReady("a policy of this channel cannot be applied".into())),
             None => Ok(()),
         }
     }
 
-    /// Whether a stream that `principal` opened on `feed` may stay open.
-    pub fn reevaluate(&self, principal: &Principal, feed: Option<&Arc<Feed>>) -> Result<(), Refusal> {
+    /// Whether a stream that was opened under another state may stay open.
+    pub fn reevaluate(&self, hold: &Hold<'_>) -> Result<(), Refusal> {
         self.check()?;
-        self.policy.reevaluate(principal)?;
-        let same = match (feed, &self.feed) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            // A stream that only publishes holds no feed.
-            (None, _) => true,
-            (Some(_), None) => false,
+        self.policy.reevaluate(hold.principal)?;
+        if hold.origin.is_some_and(|origin| !self.policy.allows_foreign(origin)) {
+            return Err(Refusal::ForeignOrigin);
+        }
+        let Some(feed) = hold.feed else {
+            // It only publishes.
+            let publish = self.spec.publish.as_ref();
+            let may = publish.is_some_and(|publish| publish.transports.websocket.is_some());
+            return if may { Ok(()) } else { Err(Refusal::Changed) };
         };
-        if same { Ok(()) } else { Err(Refusal::Changed) }
+        let served = self.spec.subscribe.as_ref().is_some_and(|subscribe| {
+            let transports = &subscribe.transports;
+            let transport = if hold.lane.is_websocket() {
+                transports.websocket.is_some()
+            } else {
+                transports.sse.is_some()
+            };
+            transport && subscribe.formats.contains(&hold.lane.format())
+        });
+        let same = self.feed.as_ref().is_some_and(|now| Arc::ptr_eq(now, feed));
+        if served && same { Ok(()) } else { Err(Refusal::Changed) }
     }
 
     /// Adds what every answer of a deprecated API carries (RFC 9745, RFC 8594).

@@ -54,6 +54,15 @@ impl Lane {
         }
     }
 
+    /// Its format.
+    pub const fn format(self) -> Format {
+        match self {
+            Self::WsRaw | Self::SseRaw => Format::Raw,
+            Self::WsJson | Self::SseEnvelope => Format::Envelope,
+            Self::WsCloudEvents | Self::SseCloudEvents => Format::CloudEvents,
+        }
+    }
+
     /// Position in arrays of lanes.
     pub const fn index(self) -> usize {
         self as usize

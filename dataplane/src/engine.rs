@@ -62,6 +62,9 @@ pub struct Attachment {
     pub lane: Lane,
     /// What it reads and from where; `None` if it only publishes.
     pub reading: Option<(Arc<Feed>, Start)>,
+    /// The web origin that the channel's policy let in; `None` for this host's own and for
+    /// everything that is no browser.
+    pub origin: Option<Box<str>>,
     /// The cursor it brought.
     pub cursor: Option<String>,
     /// Time between pings or heartbeats.

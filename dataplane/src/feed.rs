@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use sluice_config::channel::{CursorPlacement, Replay};
 use tokio::sync::watch;
 
@@ -30,6 +30,10 @@ const FILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Most frames and bytes that are collected for one write.
 const BATCH_FRAMES: usize = 1024;
 const BATCH_BYTES: usize = 256 << 10;
+/// Encodings a lane keeps: the newest, which most clients are about to be written. Older ones are
+/// made again for who needs them.
+const ENCODED_FRAMES: usize = 2 * BATCH_FRAMES;
+const ENCODED_BYTES: usize = 4 << 20;
 /// Records entered before shards get a turn to write them, and how long a reader waits for that.
 const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -58,6 +62,15 @@ impl Settings {
             age: i64::try_from(self.replay.age.0.as_millis()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// Whether a reader waits until shards have had their turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Yes: it has a thread of its own.
+    ForShards,
+    /// No: it asks for the pressure itself.
+    Never,
 }
 
 /// Where a client wants to start.
@@ -108,6 +121,8 @@ pub struct Feed {
 }
 
 struct State {
+    /// Of the reader that may write: one that was let go is not listened to.
+    generation: u64,
     ring: Ring,
     fill: Option<(Fill, Instant)>,
     lanes: [Option<LaneState>; Lane::COUNT],
@@ -119,6 +134,7 @@ struct LaneState {
     users: usize,
     start: u64,
     frames: VecDeque<Option<Bytes>>,
+    bytes: usize,
     /// Positions before the entry at `cursor_seq`: encoding mostly goes forward.
     cursor_seq: u64,
     positions: Vec<i64>,
@@ -129,6 +145,7 @@ struct Reader {
     reading: Option<Reading>,
     users: usize,
     idle_since: Option<Instant>,
+    stopped: bool,
 }
 
 /// Milliseconds since 1970 that never step back: wall time at start plus monotonic time since.
@@ -183,7 +200,7 @@ pub struct Frame {
     /// Payload bytes in it.
     pub payload: usize,
     /// It tells a gap.
-    pub gap: bool,
+    pub gap: Option<GapReason>,
     /// Its bytes, shared with the lane.
     pub bytes: Bytes,
 }
@@ -197,6 +214,7 @@ impl Feed {
         metrics: Arc<ChannelMetrics>,
     ) -> Arc<Self> {
         let state = State {
+            generation: 0,
             ring: Ring::new(settings.bounds(), budget),
             fill: None,
             lanes: Default::default(),
@@ -205,7 +223,7 @@ impl Feed {
         let always = source.is_always_on();
         let feed = Arc::new(Self {
             state: Mutex::new(state),
-            source: Mutex::new(Reader { source, reading: None, users: 0, idle_since: None }),
+            source: Mutex::new(Reader { source, reading: None, users: 0, idle_since: None, stopped: false }),
             watchers: Mutex::new(Vec::new()),
             opened: watch::Sender::new(0),
             pressure: (Mutex::new(()), Condvar::new()),
@@ -226,9 +244,23 @@ impl Feed {
         let mut reader = self.source.lock();
         reader.users += 1;
         reader.idle_since = None;
-        if reader.reading.is_none() {
-            reader.reading = Some(reader.source.read(Inlet(self.clone())));
+        if reader.reading.is_none() && !reader.stopped {
+            let inlet = self.next_inlet();
+            reader.reading = Some(reader.source.read(inlet));
         }
+    }
+
+    /// The inlet of the next reader; the last one's is closed by it.
+    fn next_inlet(self: &Arc<Self>) -> Inlet {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        Inlet(self.clone(), state.generation)
+    }
+
+    /// The state, for a reader of `generation` that is still the one.
+    fn writable(&self, generation: u64) -> Option<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        (state.generation == generation).then_some(state)
     }
 
     /// A client went.
@@ -245,11 +277,12 @@ impl Feed {
         let mut reader = self.source.lock();
         let idle = reader.idle_since.is_some_and(|since| since.elapsed() >= LINGER);
         let stopped = if reader.users == 0 && idle { reader.reading.take() } else { None };
-        drop(reader);
         let mut state = self.state.lock();
         if stopped.is_some() {
+            state.generation += 1;
             state.close();
         }
+        drop(reader);
         let now = self.clock.now();
         state.ring.evict(now);
         let late = state.fill.as_ref().is_some_and(|(_, since)| since.elapsed() >= FILL_PATIENCE);
@@ -269,16 +302,21 @@ impl Feed {
         let mut reader = self.source.lock();
         reader.source = source;
         let old = reader.reading.take();
-        let running = old.is_some();
-        drop(old);
-        if running {
-            reader.reading = Some(reader.source.read(Inlet(self.clone())));
+        if old.is_some() {
+            let inlet = self.next_inlet();
+            reader.reading = Some(reader.source.read(inlet));
         }
+        drop(reader);
+        drop(old);
     }
 
     /// Stops reading for good.
     pub fn stop(&self) {
-        let reading = self.source.lock().reading.take();
+        let mut reader = self.source.lock();
+        reader.stopped = true;
+        let reading = reader.reading.take();
+        self.state.lock().generation += 1;
+        drop(reader);
         drop(reading);
     }
 
@@ -287,7 +325,7 @@ impl Feed {
         let mut state = self.state.lock();
         state.ring.rebound(settings.bounds());
         for lane in state.lanes.iter_mut().flatten() {
-            lane.frames.clear();
+            lane.clear();
         }
         state.settings = settings;
     }
@@ -311,8 +349,8 @@ impl Feed {
         self.state.lock().settings.max_message_bytes
     }
 
-    pub(crate) fn open(&self, opening: Opening) {
-        let mut state = self.state.lock();
+    pub(crate) fn open(&self, generation: u64, opening: Opening) {
+        let Some(mut state) = self.writable(generation) else { return };
         let known = state.fill.is_none() && state.ring.incarnation() == Some(&opening.incarnation);
         if known {
             state.ring.resume(&opening.ends);
@@ -325,8 +363,8 @@ impl Feed {
         } else {
             let bounds = state.settings.bounds();
             state.ring.reset(opening.incarnation, opening.starts.clone(), opening.ends.clone());
-            state.lanes.iter_mut().flatten().for_each(|lane| lane.frames.clear());
-            let fill = Fill::new(opening.starts, opening.ends, bounds);
+            state.lanes.iter_mut().flatten().for_each(|lane| lane.clear());
+            let fill = Fill::new(opening.starts, opening.ends, bounds, state.ring.budget());
             if fill.is_done() {
                 state.fill = None;
             } else {
@@ -337,10 +375,10 @@ impl Feed {
         self.notify_open();
     }
 
-    pub(crate) fn push(&self, records: &mut Vec<Record>) {
+    pub(crate) fn push(&self, generation: u64, records: &mut Vec<Record>, wait: Wait) {
         let mut records = records.drain(..).peekable();
         while records.peek().is_some() {
-            let mut state = self.state.lock();
+            let Some(mut state) = self.writable(generation) else { return };
             let now = self.clock.now();
             let before = state.ring.next();
             let (mut count, mut bytes) = (0, 0);
@@ -358,12 +396,14 @@ impl Feed {
             } else if next != before {
                 self.notify();
             }
-            self.relieve(next);
+            if wait == Wait::ForShards {
+                self.relieve(next);
+            }
         }
     }
 
-    pub(crate) fn reached(&self, partition: u32, position: i64) {
-        let mut state = self.state.lock();
+    pub(crate) fn reached(&self, generation: u64, partition: u32, position: i64) {
+        let Some(mut state) = self.writable(generation) else { return };
         let now = self.clock.now();
         match &mut state.fill {
             Some((fill, _)) => fill.reached(partition, position),
@@ -375,24 +415,26 @@ impl Feed {
         }
     }
 
-    pub(crate) fn grow(&self, partitions: usize) {
-        self.state.lock().ring.grow(partitions);
+    pub(crate) fn grow(&self, generation: u64, partitions: usize) {
+        if let Some(mut state) = self.writable(generation) {
+            state.ring.grow(partitions);
+        }
     }
 
-    pub(crate) fn skip(&self, position: Position) {
-        let mut state = self.state.lock();
+    pub(crate) fn skip(&self, generation: u64, position: Position) {
+        let Some(mut state) = self.writable(generation) else { return };
         let now = self.clock.now();
         match &mut state.fill {
-            Some((fill, _)) => fill.push(Entry::gap(position, GapReason::TooLarge)),
-            None => state.append(Entry::gap(position, GapReason::TooLarge).at(now), now, &self.metrics),
+            Some((fill, _)) => fill.push(Entry::gap(position, GapReason::TooLarge, now)),
+            None => state.append(Entry::gap(position, GapReason::TooLarge, now), now, &self.metrics),
         }
         let opened = state.finish_fill_if_done(now, &self.metrics);
         drop(state);
         if opened { self.notify_open() } else { self.notify() }
     }
 
-    pub(crate) fn truncated(&self, partition: u32, position: i64) {
-        let mut state = self.state.lock();
+    pub(crate) fn truncated(&self, generation: u64, partition: u32, position: i64) {
+        let Some(mut state) = self.writable(generation) else { return };
         let now = self.clock.now();
         match &mut state.fill {
             Some((fill, _)) => fill.reached(partition, position),
@@ -410,21 +452,28 @@ impl Feed {
     /// Gives the shards a turn when more is unwritten than a window comfortably holds, so that a
     /// burst from the broker does not push clients off the ring that read as fast as they can.
     fn relieve(&self, next: u64) {
-        let (messages, deadline) =
-            (self.state.lock().settings.replay.messages, Instant::now() + PRESSURE_PATIENCE);
-        let allowed = u64::from(messages / 4).clamp(1, 2 * CHUNK as u64);
-        let behind = || {
-            let watchers = self.watchers.lock();
-            watchers.iter().any(|watcher| next.saturating_sub(watcher.walked()) > allowed)
-        };
-        while behind() {
+        let deadline = Instant::now() + PRESSURE_PATIENCE;
+        while self.is_behind(next) {
             self.waiting.store(true, Ordering::SeqCst);
             let mut guard = self.pressure.0.lock();
-            if !behind() || self.pressure.1.wait_until(&mut guard, deadline).timed_out() {
+            if !self.is_behind(next) || self.pressure.1.wait_until(&mut guard, deadline).timed_out() {
                 break;
             }
         }
         self.waiting.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether shards have more to write than a window comfortably holds.
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        let next = self.state.lock().ring.next();
+        self.is_behind(next)
+    }
+
+    fn is_behind(&self, next: u64) -> bool {
+        let messages = self.state.lock().settings.replay.messages;
+        let allowed = u64::from(messages / 4).clamp(1, 2 * CHUNK as u64);
+        let watchers = self.watchers.lock();
+        watchers.iter().any(|watcher| next.saturating_sub(watcher.walked()) > allowed)
     }
 
     /// A shard gave every client its turn.
@@ -533,7 +582,7 @@ impl Feed {
     /// Whether a client at `seq` is past `skip` in every partition.
     pub fn is_past(&self, seq: u64, skip: &[i64]) -> bool {
         let there = self.state.lock().ring.positions_at(seq);
-        skip.iter().zip(&there).all(|(wanted, position)| position >= wanted)
+        skip.iter().enumerate().all(|(partition, wanted)| there.get(partition).is_some_and(|at| at >= wanted))
     }
 
     /// How many entries from `seq` on are due to a client that skips what lies below `skip`.
@@ -638,7 +687,7 @@ impl State {
     fn close(&mut self) {
         self.ring = Ring::new(self.settings.bounds(), self.ring.budget());
         self.fill = None;
-        self.lanes.iter_mut().flatten().for_each(|lane| lane.frames.clear());
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.clear());
     }
 
     fn take(&mut self, record: Record, now: i64, metrics: &ChannelMetrics) {
@@ -660,7 +709,7 @@ impl State {
         self.ring.grow(partition as usize + 1);
         if self.ring.head()[partition as usize] < position {
             let last = Position { partition, offset: position - 1 };
-            self.ring.append(Entry::gap(last, GapReason::Expired).at(now));
+            self.ring.append(Entry::gap(last, GapReason::Expired, now));
         }
     }
 
@@ -683,9 +732,11 @@ impl State {
         let age = self.settings.bounds().age;
         let ends = self.ring.known_ends();
         for entry in window.entries {
-            let since = entry.since.min(now);
             let past = ends.get(entry.partition as usize).is_some_and(|end| entry.next <= *end);
-            if past && now - since > age {
+            let since = entry.since.min(now);
+            if !past {
+                self.append(entry.at(now), now, metrics);
+            } else if now.saturating_sub(since) > age {
                 self.ring.raise(entry.partition, entry.next);
             } else {
                 self.append(entry.at(since), since, metrics);
@@ -700,7 +751,14 @@ impl State {
 
 impl LaneState {
     const fn new() -> Self {
-        Self { users: 0, start: 0, frames: VecDeque::new(), cursor_seq: u64::MAX, positions: Vec::new() }
+        Self {
+            users: 0,
+            start: 0,
+            frames: VecDeque::new(),
+            bytes: 0,
+            cursor_seq: u64::MAX,
+            positions: Vec::new(),
+        }
     }
 
     /// The bytes at `seq`, made now if nobody needed them before.
@@ -713,18 +771,9 @@ impl LaneState {
         incarnation: &Incarnation,
         settings: &Settings,
     ) -> Option<Bytes> {
-        if self.frames.is_empty() {
-            self.start = ring.first();
-        }
-        while self.start < ring.first() {
-            self.frames.pop_front();
-            self.start += 1;
-        }
-        let index = usize::try_from(seq - self.start).ok()?;
-        if self.frames.len() <= index {
-            self.frames.resize(index + 1, None);
-        }
-        if let Some(bytes) = &self.frames[index] {
+        self.trim(ring);
+        let index = seq.checked_sub(self.start).and_then(|index| usize::try_from(index).ok());
+        if let Some(Some(bytes)) = index.and_then(|index| self.frames.get(index)) {
             return Some(bytes.clone());
         }
         if self.cursor_seq != seq {
@@ -748,8 +797,36 @@ impl LaneState {
         };
         self.positions = after;
         self.cursor_seq = seq + 1;
-        self.frames[index].clone_from(&bytes);
+        if let (Some(index), Some(bytes)) = (index, &bytes) {
+            if self.frames.len() <= index {
+                self.frames.resize(index + 1, None);
+            }
+            self.bytes += bytes.len();
+            self.frames[index] = Some(bytes.clone());
+        }
         bytes
+    }
+
+    /// Lets go of what left the ring, and of what is far behind its head.
+    fn trim(&mut self, ring: &Ring) {
+        let oldest = ring.first().max(ring.next().saturating_sub(ENCODED_FRAMES as u64));
+        while self.start < oldest || self.bytes > ENCODED_BYTES {
+            match self.frames.pop_front() {
+                Some(frame) => {
+                    self.bytes -= frame.map_or(0, |bytes| bytes.len());
+                    self.start += 1;
+                }
+                None => {
+                    self.start = oldest;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes = 0;
     }
 }
 
@@ -770,9 +847,9 @@ impl Batch {
         let (payload, gap) = match &entry.body {
             Body::Message(record) => {
                 self.newest = record.timestamp.or(self.newest);
-                (record.payload.as_ref().map_or(0, Bytes::len), false)
+                (record.payload.as_ref().map_or(0, Bytes::len), None)
             }
-            Body::Gap(_) => (0, true),
+            Body::Gap(reason) => (0, Some(*reason)),
         };
         self.frames.push(Frame { seq, end: self.data.len(), payload, gap, bytes });
     }

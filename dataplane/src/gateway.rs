@@ -11,6 +11,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use sluice_config::channel::Format;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Channel, Connection, State};
@@ -42,6 +43,8 @@ pub struct Gateway {
     pub hosts: Vec<String>,
     /// Serves the console.
     pub console: bool,
+    /// KiB of request bodies that may be held at once.
+    pub bodies: Arc<Semaphore>,
     /// Nothing new is begun: streams are told to go elsewhere, and who has asked for nothing yet is
     /// let go.
     pub draining: CancellationToken,
@@ -75,6 +78,7 @@ pub struct Opening {
     version: u64,
     lane: Lane,
     reading: Option<Acquired>,
+    origin: Option<Box<str>>,
     cursor: Option<String>,
     interval: Duration,
 }
@@ -117,6 +121,7 @@ impl Opening {
             version: self.version,
             lane: self.lane,
             reading,
+            origin: self.origin,
             cursor: self.cursor,
             interval: self.interval,
         }));
@@ -139,24 +144,20 @@ pub struct Admitted {
     pub principal: Principal,
     /// Limits name the client so.
     pub name: Arc<str>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
 }
 
 impl Gateway {
+    /// Makes room for a request body of at most `bytes`, until it is dropped.
+    pub fn hold_body(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
+        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+        self.bodies.clone().try_acquire_many_owned(kib).map_err(|_| Refusal::Overload)
+    }
+
     /// Whether the name in `Host` is one of ours.
     pub fn check_host(&self, request: &Parts) -> Result<(), Refusal> {
-        if self.hosts.is_empty() {
-            return Ok(());
-        }
-        let host = host(request).ok_or(Refusal::ForeignHost)?;
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        if self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            Ok(())
-        } else {
-            Err(Refusal::ForeignHost)
-        }
+        check_host_name(&self.hosts, request)
     }
 
     /// The channel at the request's path, if the request's origin may use it.
@@ -197,7 +198,7 @@ impl Gateway {
         let mode = mode(request, &state.spec)?;
         let query = query(request.uri.query())?;
         let name = principal.key_id().map_or_else(|| peer.address.ip().to_string().into(), Arc::from);
-        Ok(Admitted { channel, state, version, mode, query, principal, name })
+        Ok(Admitted { channel, state, version, mode, query, principal, name, scheme: peer.scheme })
     }
 
     /// Opens a stream for a request that asks for one, or answers why not.
@@ -209,7 +210,7 @@ impl Gateway {
             Ok(found) => found,
             // Without a channel there is no policy: only this host's own pages may be told more.
             Err(Refusal::NotFound)
-                if upgrade::is_upgrade(&request.headers) && is_same_origin(request, peer) =>
+                if upgrade::is_upgrade(&request.headers) && is_same_origin(request, peer.scheme) =>
             {
                 return self.refuse_websocket(request, None, &Refusal::NotFound);
             }
@@ -231,7 +232,7 @@ impl Gateway {
     }
 
     async fn stream(&self, request: &Parts, admitted: Admitted) -> Result<(Response<()>, Opening), Refusal> {
-        let Admitted { channel, state, version, mode, query, principal, name } = admitted;
+        let Admitted { channel, state, version, mode, query, principal, name, scheme } = admitted;
         let subscribe = state.spec.subscribe.as_ref();
         let (response, format, interval, reads) = match mode {
             Mode::WebSocket => {
@@ -270,8 +271,20 @@ impl Gateway {
             _ => None,
         };
         let connection = channel.connect(state.policy.limits.connections())?;
-        let opening =
-            Opening { channel, principal, name, connection, version, lane, reading, cursor, interval };
+        let origin = request.headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
+        let origin = origin.filter(|_| !is_same_origin(request, scheme)).map(Into::into);
+        let opening = Opening {
+            channel,
+            principal,
+            name,
+            connection,
+            version,
+            lane,
+            reading,
+            origin,
+            cursor,
+            interval,
+        };
         Ok((response, opening))
     }
 
@@ -346,18 +359,30 @@ impl Gateway {
     }
 }
 
+/// Whether the name in `Host` is among `hosts`; none means any.
+pub fn check_host_name(hosts: &[String], request: &Parts) -> Result<(), Refusal> {
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let host = host(request).ok_or(Refusal::ForeignHost)?;
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    if hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        Ok(())
+    } else {
+        Err(Refusal::ForeignHost)
+    }
+}
+
 /// Where a subscriber starts: at its cursor, else at the end as soon as the broker told it.
 async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Result<Acquired, Refusal> {
     let brought = cursor.map(|cursor| state.cursors.decode(cursor)).transpose()?;
     let mut acquired = Acquired::new(feed.clone());
     let end = async {
         let timeout = state.spec.subscribe.as_ref().map_or(Duration::ZERO, |subscribe| subscribe.timeout.0);
-        feed.end(timeout).await.ok_or_else(|| {
-            let reason = state.server.state().reason;
-            let reason = reason
-                .map_or_else(|| "the broker does not answer".into(), |reason| format!("broker: {reason}"));
-            Refusal::NotReady(reason)
-        })
+        feed.end(timeout).await.ok_or_else(|| Refusal::NotReady("the broker does not answer".into()))
     };
     let start = match brought {
         Some(Cursor::At { incarnation, positions }) => Start::At { incarnation, positions },
@@ -377,9 +402,9 @@ fn host(request: &Parts) -> Option<&str> {
     header.or_else(|| request.uri.authority().map(http::uri::Authority::as_str))
 }
 
-fn is_same_origin(request: &Parts, peer: Peer) -> bool {
+fn is_same_origin(request: &Parts, scheme: &str) -> bool {
     let origin = request.headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
-    origin.is_some_and(|origin| Policy::default().allows_origin(origin, peer.scheme, host(request)))
+    origin.is_some_and(|origin| Policy::default().allows_origin(origin, scheme, host(request)))
 }
 
 fn event_stream() -> Response<()> {
@@ -413,6 +438,7 @@ pub fn is_stream_request(request: &Parts) -> bool {
     });
     let silent = !request.headers.contains_key(header::ACCEPT);
     request.method == Method::GET
+        && !matches!(request.uri.path(), "/" | "/-")
         && !request.uri.path().starts_with("/-/")
         && (upgrade::is_upgrade(&request.headers) || accepts_events || silent)
 }

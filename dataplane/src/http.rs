@@ -24,6 +24,7 @@ use crate::message::{CONTENT_TYPE, Headers, Outgoing};
 use crate::negotiate::Mode;
 use crate::publish::{Via, begin, publish};
 use crate::respond::{Body, Refusal, plain};
+use crate::transport::websocket::protocol;
 
 /// Most records of one batch.
 const BATCH_RECORDS: usize = 1000;
@@ -61,7 +62,7 @@ pub async fn handle(
         return Ok(stream(gateway, peer, parts, body).await);
     }
     let answer = match gateway.admit(&parts, peer, found) {
-        Ok(admitted) if admitted.mode == Mode::Publish => post(admitted, &parts, body).await,
+        Ok(admitted) if admitted.mode == Mode::Publish => post(&gateway, admitted, &parts, body).await,
         Ok(_) => Err(Refusal::MethodNotAllowed { allow: "GET" }),
         Err(refusal) => Err(refusal),
     };
@@ -71,7 +72,12 @@ pub async fn handle(
 
 // --- publishing -----------------------------------------------------------------------------------
 
-async fn post(admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {
+async fn post(
+    gateway: &Gateway,
+    mut admitted: Admitted,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
     let limit = admitted.state.policy.limits.max_message_bytes();
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let batch = match content_type.map(essence) {
@@ -80,7 +86,18 @@ async fn post(admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Respo
         _ => None,
     };
     let allowed = if batch.is_some() { limit.saturating_mul(BATCH_FACTOR) } else { limit };
-    let payload = read_body(parts, body, allowed).await.inspect_err(|refusal| {
+    let read = async {
+        check_head(parts, batch.is_some())?;
+        let _held = gateway.hold_body(announced(parts).unwrap_or(allowed as u64).min(allowed as u64))?;
+        let payload = read_body(parts, body, allowed).await?;
+        // The body may have taken a while: what was allowed at its beginning may not be any more.
+        admitted.state = admitted.channel.state();
+        admitted.state.check()?;
+        admitted.state.policy.reevaluate(&admitted.principal)?;
+        Ok(payload)
+    };
+    let read: Result<Bytes, Refusal> = read.await;
+    let payload = read.inspect_err(|refusal| {
         // Refused before it was a message; the books show it all the same.
         admitted.channel.metrics.published(&admitted.channel.metrics.http, refusal.name());
     })?;
@@ -161,10 +178,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         .ok_or_else(|| Refusal::BadRequest(format!("Idempotency-Key has 1 to {MAX_KEY} visible characters")))
 }
 
+fn announced(parts: &Parts) -> Option<u64> {
+    parts.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What a publish's head may not say: it would be ignored.
+fn check_head(parts: &Parts, batch: bool) -> Result<(), Refusal> {
+    let encoded = parts.headers.get(header::CONTENT_ENCODING);
+    if encoded.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::UnsupportedMediaType { accepted: "bodies without Content-Encoding".into() });
+    }
+    let of_one =
+        |name: &str| name == "message-key" || name.starts_with("message-header-") || name.starts_with("ce-");
+    let keyed = parts.headers.keys().any(|name| of_one(name.as_str()));
+    let keyed =
+        keyed || parts.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("key=")));
+    if batch && keyed {
+        return Err(Refusal::NotImplemented("a key or message headers for a whole batch".into()));
+    }
+    Ok(())
+}
+
 async fn read_body(parts: &Parts, body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
-    let announced =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|announced: u64| announced > limit as u64) {
+    if announced(parts).is_some_and(|announced| announced > limit as u64) {
         return Err(Refusal::TooLarge { bytes: limit });
     }
     match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, limit).collect()).await {
@@ -231,6 +267,10 @@ fn lines(body: &Bytes) -> Vec<Bytes> {
 fn events(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     let events: Vec<&serde_json::value::RawValue> = serde_json::from_slice(body)
         .map_err(|error| Refusal::BadRequest(format!("not a JSON list of CloudEvents: {error}")))?;
+    for (index, event) in events.iter().enumerate() {
+        protocol::read_cloud_event(event.get().as_bytes())
+            .map_err(|reason| Refusal::BadRequest(format!("record {index}: {reason}")))?;
+    }
     Ok(events.into_iter().map(|event| Bytes::copy_from_slice(event.get().as_bytes())).collect())
 }
 
@@ -312,7 +352,9 @@ mod tests {
         };
         assert_eq!(records(Batch::Lines, "{\"a\":1}\r\n\n {\"b\":2}"), Some(2));
         assert_eq!(records(Batch::Lines, "\n\n"), None);
-        assert_eq!(records(Batch::Events, "[{\"id\":\"1\"},{}]"), Some(2));
+        let event = "[{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/s\",\"type\":\"t\"}]";
+        assert_eq!(records(Batch::Events, event), Some(1));
+        assert_eq!(records(Batch::Events, "[{}]"), None);
         assert_eq!(records(Batch::Events, "{}"), None);
         assert_eq!(records(Batch::Events, "[]"), None);
     }

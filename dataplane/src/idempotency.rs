@@ -107,8 +107,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             let mut stored = self.answers.0.lock();
-            stored.answers.remove(&key);
-            stored.order.retain(|(_, known)| *known != key);
+            // Its place in the order is left; a key that is not there any more costs nothing.
+            if matches!(stored.answers.get(&key), Some(Answer::Running(digest)) if *digest == self.digest) {
+                stored.answers.remove(&key);
+            }
         }
     }
 }

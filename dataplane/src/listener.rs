@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -119,11 +120,16 @@ where
     S: IntoStream,
 {
     let mut received = BytesMut::new();
-    let head = tokio::time::timeout(HEAD_PATIENCE, read_head(&mut socket, &mut received));
-    let length = tokio::select! {
-        length = head => length.map_err(|_| "headTimeout")?.map_err(|_| "headGone")?,
+    // Who has asked for nothing yet is let go by a drain; a request that began is answered.
+    tokio::select! {
+        biased;
+        begun = tokio::time::timeout(HEAD_PATIENCE, socket.read_buf(&mut received)) => {
+            begun.map_err(|_| "headTimeout")?.map_err(|_| "headGone")?;
+        }
         () = gateway.draining.cancelled() => return Err("drain"),
-    };
+    }
+    let head = tokio::time::timeout(HEAD_PATIENCE, read_head(&mut socket, &mut received));
+    let length = head.await.map_err(|_| "headTimeout")?.map_err(|_| "headGone")?;
     let parts = length.and_then(|length| parse_head(&received[..length]));
     // What is not a well-formed head is the HTTP library's to refuse.
     let (Some(length), Some(parts)) = (length, parts.filter(is_stream_request)) else {
@@ -159,7 +165,7 @@ async fn read_head<S: AsyncRead + Unpin>(
 ) -> io::Result<Option<usize>> {
     let mut seen = 0;
     loop {
-        if socket.read_buf(received).await? == 0 {
+        if received.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if !received.starts_with(&b"GET "[..received.len().min(4)]) {
@@ -172,6 +178,9 @@ async fn read_head<S: AsyncRead + Unpin>(
         seen = received.len();
         if seen > MAX_HEAD {
             return Ok(None);
+        }
+        if socket.read_buf(received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }
@@ -227,7 +236,13 @@ pub async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S, byt
 }
 
 async fn serve_http(io: Rewound, peer: Peer, gateway: Arc<Gateway>, watcher: Watcher) {
-    let service = service_fn(move |request| handle(gateway.clone(), peer, request));
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = begun.clone();
+    let refused = gateway.metrics.refused_connections.clone();
+    let service = service_fn(move |request| {
+        begins.store(true, Ordering::Relaxed);
+        handle(gateway.clone(), peer, request)
+    });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -241,8 +256,20 @@ async fn serve_http(io: Rewound, peer: Peer, gateway: Arc<Gateway>, watcher: Wat
         .keep_alive_interval(Duration::from_secs(20))
         .max_header_list_size(MAX_HEAD as u32);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "connection ended");
+    // The HTTP library waits for ever for the bytes that tell HTTP/1 from HTTP/2.
+    let silent = async {
+        tokio::time::sleep(HEAD_PATIENCE).await;
+        if begun.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = watcher.watch(connection) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+        }
+        () = silent => refused.with_label_values(&["headTimeout"]).inc(),
     }
 }
 

@@ -87,9 +87,6 @@ impl Policy {
 
     /// Whether a stream that `principal` opened may stay open.
     pub fn reevaluate(&self, principal: &Principal) -> Result<(), Refusal> {
-        if let Some(reason) = &self.closed {
-            return Err(Refusal::NotReady(reason.clone()));
-        }
         let Some(keys) = &self.keys else { return Ok(()) };
         match &principal.key {
             Some((id, hash)) if keys.iter().any(|key| key.id == *id && key.hash == *hash) => Ok(()),
@@ -101,7 +98,12 @@ impl Policy {
     /// Whether a page of `origin` may use what is reached at `host` by `scheme`.
     pub fn allows_origin(&self, origin: &str, scheme: &str, host: Option<&str>) -> bool {
         let own = host.is_some_and(|host| origin == format!("{scheme}://{}", host.to_ascii_lowercase()));
-        own || self.cors.allowed_origins.iter().any(|allowed| allowed == "*" || allowed == origin)
+        own || self.allows_foreign(origin)
+    }
+
+    /// Whether a page of `origin`, which is not this host, may use the channel.
+    pub fn allows_foreign(&self, origin: &str) -> bool {
+        self.cors.allowed_origins.iter().any(|allowed| allowed == "*" || allowed == origin)
     }
 }
 
@@ -220,8 +222,6 @@ mod tests {
         let nobody = Principal::default();
         assert_eq!(Policy::default().reevaluate(&nobody), Ok(()));
         assert_eq!(policy(&[("a", "slk_a")]).reevaluate(&nobody), Err(Refusal::Unauthorized));
-        let closed = Policy { closed: Some("broken".into()), ..Policy::default() };
-        assert_eq!(closed.reevaluate(&nobody), Err(Refusal::NotReady("broken".into())));
     }
 
     #[test]

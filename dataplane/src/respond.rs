@@ -109,7 +109,7 @@ pub enum Refusal {
     NotText,
     /// The peer did not answer pings.
     Silent,
-    /// Too much of what is not a message: answers that are not read.
+    /// More at once than there is memory for: request bodies, or answers that are not read.
     Overload,
 }
 
@@ -256,7 +256,7 @@ impl Refusal {
             Self::NotUtf8 => "text that is not UTF-8".into(),
             Self::NotText => "this subprotocol is text; send sluice.v1.raw for bytes".into(),
             Self::Silent => "two pings went unanswered".into(),
-            Self::Overload => "answers are not being read".into(),
+            Self::Overload => "more at once than this server has memory for; try again".into(),
         }
     }
 

@@ -133,6 +133,10 @@ impl Runtime {
             self.apis.keys().filter(|key| !loaded.config.apis.contains_key(*key)).cloned().collect();
         for key in gone {
             if let Some(running) = self.apis.remove(&key) {
+                let api = &running.entry.api;
+                for server in running.servers.keys() {
+                    self.gateway.metrics.forget_server(&api.namespace, &api.name, server);
+                }
                 running.channels.into_values().for_each(|channel| remove(&channel));
             }
         }
@@ -232,6 +236,12 @@ impl Runtime {
             running.channels.insert(spec.name.clone(), channel);
         }
         self.apis.insert(key.to_owned(), running);
+        if let Some(old) = &old {
+            let now = &self.apis[key].servers;
+            for server in old.servers.keys().filter(|server| !now.contains_key(*server)) {
+                self.gateway.metrics.forget_server(&entry.api.namespace, &entry.api.name, server);
+            }
+        }
         for channel in old.into_iter().flat_map(|old| old.channels.into_values()) {
             remove(&channel);
         }
@@ -345,6 +355,9 @@ impl Runtime {
             }
         });
         let sink = spec.publish.as_ref().and_then(|_| server.sink(&spec.address));
+        if let (Some(publish), Some(client)) = (&spec.publish, &server.client) {
+            client.client.prepare(publish.timeout.0);
+        }
         let watched = server.client.as_ref().map(|client| Watched::new(client, &spec.address));
         let state = State {
             spec: spec.clone(),
@@ -354,7 +367,6 @@ impl Runtime {
             encoder,
             feed: feed.clone(),
             sink,
-            server: server.status.clone(),
             tracing,
             removed: false,
         };

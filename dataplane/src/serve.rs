@@ -9,7 +9,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -65,12 +65,15 @@ pub enum ServeError {
 
 /// How long a sweep over feeds and gauges may wait.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Within what time clients are told to go after SIGINT: somebody waits at a terminal.
-const INTERRUPT_SPREAD: Duration = Duration::from_millis(500);
+/// How long a drain may take after SIGINT: somebody waits at a terminal.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(900);
 /// How long the exporter of metrics and traces may take at the end.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long what was published may take to be acknowledged once nobody waits for it any more.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+const FLUSH_AT_LEAST: Duration = Duration::from_millis(200);
+/// Share of the memory limit that request bodies may hold.
+const BODY_SHARE: f64 = 0.1;
 /// Share of the memory limit that rings may hold.
 const RING_SHARE: f64 = 0.4;
 
@@ -110,7 +113,9 @@ impl Server {
         let export = Export::start(&options, &metrics);
         let shards = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let engine = Engine::start(shards, &Handle::current()).expect("the system can start threads");
-        let budget = Arc::new(Budget::new((memory_limit() as f64 * RING_SHARE) as usize));
+        let memory = memory_limit() as f64;
+        let budget = Arc::new(Budget::new((memory * RING_SHARE) as usize));
+        let body_kib = ((memory * BODY_SHARE) as usize / 1024).min(Semaphore::MAX_PERMITS);
         metrics.ring_budget_bytes.set(i64::try_from(budget.limit()).unwrap_or(i64::MAX));
         let gateway = Arc::new(Gateway {
             routes: Default::default(),
@@ -119,6 +124,7 @@ impl Server {
             metrics: metrics.clone(),
             hosts: options.hosts.clone(),
             console: options.console,
+            bodies: Arc::new(Semaphore::new(body_kib)),
             draining: CancellationToken::new(),
         });
         let shown = Arc::new(Shown {
@@ -144,17 +150,19 @@ impl Server {
             let listener = Listener { socket, tls: Some(certificate.clone()), gateway: gateway.clone() };
             tasks.spawn(listener.run(graceful.clone()));
         }
-        let admin = tokio::spawn(axum::serve(admin, admin::routes(shown.clone())).into_future());
+        let admin = tokio::spawn(
+            axum::serve(admin, admin::routes(shown.clone(), options.hosts.clone())).into_future(),
+        );
         shown.ready.store(true, Ordering::SeqCst);
         metrics.start_seconds.set(started.elapsed().as_secs_f64());
 
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let spread = loop {
+        let (spread, grace) = loop {
             tokio::select! {
                 changed = loaded.changed() => {
                     if changed.is_err() {
-                        break options.drain_grace / 2;
+                        break (options.drain_grace / 2, options.drain_grace);
                     }
                     let next = loaded.borrow_and_update().clone();
                     if let Err(reason) = take_certificate(&next, &certificate) {
@@ -164,11 +172,12 @@ impl Server {
                 }
                 _ = sweep.tick() => runtime.sweep(),
                 interrupted = signals.next() => {
-                    break if interrupted { INTERRUPT_SPREAD.min(options.drain_grace) } else { options.drain_grace / 2 };
+                    let grace = if interrupted { INTERRUPT_GRACE.min(options.drain_grace) } else { options.drain_grace };
+                    break (grace / 2, grace);
                 }
             }
         };
-        let drain = drain(&options, spread, &shown, &gateway, tasks, graceful, &runtime);
+        let drain = drain(&options, (spread, grace), &shown, &gateway, tasks, graceful, &runtime);
         tokio::select! {
             () = drain => {}
             () = signals.interrupted() => tracing::warn!("interrupted again: exiting without finishing the drain"),
@@ -183,7 +192,7 @@ impl Server {
 /// told to go and pending publishes are answered.
 async fn drain(
     options: &Options,
-    spread: Duration,
+    (spread, grace): (Duration, Duration),
     shown: &Shown,
     gateway: &Gateway,
     mut listeners: JoinSet<()>,
@@ -203,10 +212,12 @@ async fn drain(
         }
     };
     let both = async { tokio::join!(streams, requests) };
-    if tokio::time::timeout(options.drain_grace, both).await.is_err() {
+    let deadline = Instant::now() + grace;
+    if tokio::time::timeout(grace, both).await.is_err() {
         tracing::warn!(streams = gateway.engine.open(), "the drain took longer than its grace period");
     }
-    runtime.close(FLUSH_PATIENCE.min(options.drain_grace)).await;
+    let left = deadline.saturating_duration_since(Instant::now());
+    runtime.close(left.clamp(FLUSH_AT_LEAST, FLUSH_PATIENCE)).await;
     tracing::info!("drained");
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use sluice_config::channel::Replay;
 use sluice_config::server::Generator;
 
-use crate::feed::Feed;
+use crate::feed::{Feed, Wait};
 use crate::message::{Incarnation, Outgoing, Position, Record};
 
 pub mod generator;
@@ -25,7 +25,7 @@ pub mod memory;
 /// - Offsets of one partition never step back between two `open`s; what is below the feed's own
 ///   position is ignored, so reading something twice is harmless.
 #[derive(Clone)]
-pub struct Inlet(pub(crate) Arc<Feed>);
+pub struct Inlet(pub(crate) Arc<Feed>, pub(crate) u64);
 
 /// Where a reader starts.
 #[derive(Clone, Debug)]
@@ -68,28 +68,44 @@ impl Inlet {
     /// and every client is told a gap (`recreated`); if a start lies above what a client needs
     /// next, that client is told a gap (`expired`).
     pub fn open(&self, opening: Opening) {
-        self.0.open(opening);
+        self.0.open(self.1, opening);
     }
 
-    /// Takes `records`, each partition's in order, and leaves the vector empty.
+    /// Takes `records`, each partition's in order, and leaves the vector empty. Blocks while shards
+    /// are behind: for threads of a reader's own.
     pub fn push(&self, records: &mut Vec<Record>) {
-        self.0.push(records);
+        self.0.push(self.1, records, Wait::ForShards);
+    }
+
+    /// The same without waiting; [`Inlet::relieved`] is for tasks to wait with.
+    pub fn push_now(&self, records: &mut Vec<Record>) {
+        self.0.push(self.1, records, Wait::Never);
+    }
+
+    /// Resolves when shards are no longer behind, within a second at most.
+    pub async fn relieved(&self) {
+        for _ in 0..1000 {
+            if !self.0.is_under_pressure() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Everything of `partition` below `position` was read or does not exist (transaction markers,
     /// compacted records): the end of the partition was reached there.
     pub fn reached(&self, partition: u32, position: i64) {
-        self.0.reached(partition, position);
+        self.0.reached(self.1, partition, position);
     }
 
     /// The address has `partitions` partitions now; the new ones are read from offset 0.
     pub fn grow(&self, partitions: usize) {
-        self.0.grow(partitions);
+        self.0.grow(self.1, partitions);
     }
 
     /// The record at `position` is over the size limit: it is counted, and clients are told.
     pub fn skip(&self, position: Position) {
-        self.0.skip(position);
+        self.0.skip(self.1, position);
     }
 
     /// So many messages at the broker were not read yet, as far as is known.
@@ -99,7 +115,7 @@ impl Inlet {
 
     /// The broker no longer holds what lies below `position`; clients that needed it are told.
     pub fn truncated(&self, partition: u32, position: i64) {
-        self.0.truncated(partition, position);
+        self.0.truncated(self.1, partition, position);
     }
 }
 
@@ -234,6 +250,7 @@ impl Sink {
             }
             Self::Memory(log) => {
                 let (incarnation, position) = log.publish(message);
+                log.relieved().await;
                 Ok(Pending::Done(incarnation, position))
             }
         }

@@ -188,6 +188,12 @@ impl Metrics {
         })
     }
 
+    /// Forgets a server that is gone.
+    pub fn forget_server(&self, namespace: &str, api: &str, server: &str) {
+        // It may never have been looked at.
+        let _ = self.server_up.remove_label_values(&[namespace, api, server]);
+    }
+
     /// Counts a config taken (`applied`) or refused (`refused`).
     pub fn reload(&self, outcome: &str) {
         self.reloads.with_label_values(&[outcome]).inc();

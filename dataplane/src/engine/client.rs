@@ -12,11 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::channel::{Channel, Connection};
+use crate::channel::{Channel, Connection, Hold};
 use crate::encode::Lane;
 use crate::engine::mailbox::ClientWake;
 use crate::engine::{Attachment, Stream};
-use crate::feed::{Batch, Start};
+use crate::feed::ring::GapReason;
+use crate::feed::{Batch, Feed, Start};
 use crate::message::Outgoing;
 use crate::policy::Principal;
 use crate::respond::Refusal;
@@ -66,7 +67,7 @@ pub struct Closing {
 struct Partial {
     bytes: Bytes,
     payload: usize,
-    gap: bool,
+    gap: Option<GapReason>,
 }
 
 /// Counts of one walk, added to the metrics at its end.
@@ -93,12 +94,14 @@ impl Tally {
         }
     }
 
-    const fn write(&mut self, payload: usize, gap: bool) {
-        if gap {
-            self.too_large += 1;
-        } else {
-            self.written += 1;
-            self.bytes += payload as u64;
+    const fn write(&mut self, payload: usize, gap: Option<GapReason>) {
+        match gap {
+            None => {
+                self.written += 1;
+                self.bytes += payload as u64;
+            }
+            Some(GapReason::TooLarge) => self.too_large += 1,
+            Some(_) => self.gap += 1,
         }
     }
 
@@ -172,6 +175,12 @@ pub struct Client {
     pub publisher: Option<mpsc::Sender<(Option<String>, Outgoing)>>,
     /// Bytes it sent wait until its answers are read.
     pub held: bool,
+    /// What it sends is thrown away: it broke the protocol and is being told.
+    pub deaf: bool,
+    /// Since when a message of its is unfinished.
+    pub partial_since: Option<Instant>,
+    /// The web origin that the channel's policy let in.
+    pub origin: Option<Box<str>>,
     /// When a position ahead of the log is given up.
     pub beyond_until: Option<Instant>,
     /// When it is told to go.
@@ -185,7 +194,8 @@ impl Client {
     pub fn new(attachment: Attachment, wake: Arc<ClientWake>, serial: u64, now: Instant) -> Self {
         let waker = wake.waker();
         let mut inbound = Inbound::default();
-        if !attachment.received.is_empty() {
+        // What an event stream's client sends besides is not looked at.
+        if attachment.lane.is_websocket() && !attachment.received.is_empty() {
             inbound.push(&attachment.received);
         }
         let standing = match attachment.reading {
@@ -219,6 +229,9 @@ impl Client {
             pending: 0,
             publisher: None,
             held: false,
+            deaf: false,
+            partial_since: None,
+            origin: attachment.origin,
             beyond_until: None,
             goodbye: None,
             closing: None,
@@ -258,6 +271,11 @@ impl Client {
     /// Whether messages may be written now.
     pub const fn is_receiving(&self) -> bool {
         !self.full && !self.paused && self.closing.is_none() && matches!(self.standing, Standing::At { .. })
+    }
+
+    /// What keeps its stream open.
+    pub fn hold<'a>(&'a self, feed: Option<&'a Arc<Feed>>) -> Hold<'a> {
+        Hold { principal: &self.principal, origin: self.origin.as_deref(), lane: self.lane, feed }
     }
 
     /// Whether it should have been told to go already, and only waits for answers.
@@ -386,7 +404,10 @@ impl Client {
             Stream::Other(stream) => Pin::new(stream).poll_write(&mut context, bytes),
         };
         match polled {
-            Poll::Ready(Ok(count)) if count > 0 => Ok(count),
+            Poll::Ready(Ok(count)) if count > 0 => {
+                self.full_since = None;
+                Ok(count)
+            }
             Poll::Ready(_) => Err(Flow::Gone),
             Poll::Pending => {
                 self.full = true;

@@ -19,6 +19,8 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a socket may take nothing at all.
 const STALL_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one message may take to arrive.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long publishes under way hold up a goodbye.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 /// Pings that may go unanswered.
@@ -81,7 +83,7 @@ impl Shard {
         let client = &mut self.clients[key];
         client.version = client.channel.version();
         let feed = client.slot.map(|(slot, _)| self.feeds[slot].feed.clone());
-        if let Err(refusal) = client.channel.state().reevaluate(&client.principal, feed.as_ref()) {
+        if let Err(refusal) = client.channel.state().reevaluate(&client.hold(feed.as_ref())) {
             self.close(key, &refusal);
             self.settle(key);
         }
@@ -209,6 +211,17 @@ impl Shard {
             tally.add_to(self.clients[key].metrics());
         } else if now >= since + STALL_PATIENCE {
             self.close(key, &Refusal::Slow);
+        }
+    }
+
+    /// A message that a client takes too long to finish holds memory for nothing.
+    pub(super) fn check_partial(&mut self, key: usize, now: Instant) {
+        let client = &mut self.clients[key];
+        if !client.inbound.is_partial() || client.held {
+            client.partial_since = None;
+        } else if now >= *client.partial_since.get_or_insert(now) + MESSAGE_PATIENCE {
+            let seconds = MESSAGE_PATIENCE.as_secs();
+            self.close(key, &Refusal::BadRequest(format!("a message took longer than {seconds} s")));
         }
     }
 

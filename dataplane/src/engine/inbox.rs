@@ -1,6 +1,7 @@
 //! What clients send: control frames are answered here, messages are published.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use crate::message::Outgoing;
 use crate::publish::{Via, begin};
 use crate::respond::Refusal;
 use crate::transport::websocket::frame::{self, Opcode};
-use crate::transport::websocket::inbound::Event;
+use crate::transport::websocket::inbound::{Event, Inbound};
 use crate::transport::websocket::protocol::{self, Frame};
 
 /// Publishes of one client under way; beyond it nothing more is read from its socket.
@@ -56,13 +57,13 @@ impl Shard {
             if !self.take_events(key) {
                 return;
             }
-            let client = &mut self.clients[key];
+            let Some(client) = self.clients.get_mut(key) else { return };
             match client.read(&mut self.scratch) {
-                Ok(count) if client.lane.is_websocket() => {
+                Ok(count) if client.lane.is_websocket() && !client.deaf => {
                     client.unanswered = 0;
                     client.inbound.push(&self.scratch[..count]);
                 }
-                // An SSE client has nothing more to say.
+                // An SSE client has nothing more to say, and one that broke the protocol is not heard.
                 Ok(_) => {}
                 Err(Flow::Gone) => {
                     // Its publishes are counted when they are answered.
@@ -89,9 +90,12 @@ impl Shard {
                 Ok(None) => return true,
                 Ok(Some(event)) => self.on_event(key, event),
                 Err(refusal) => {
+                    // Unread bytes would turn the close into a reset that hides its reason.
+                    client.deaf = true;
+                    client.inbound = Inbound::default();
                     self.close(key, &refusal);
                     self.settle(key);
-                    return false;
+                    return true;
                 }
             }
         }
@@ -106,7 +110,8 @@ impl Shard {
             Event::Pong => client.unanswered = 0,
             Event::Close(code) => self.close_answer(key, code),
             // After a goodbye only control frames count.
-            Event::Message { .. } if client.closing.is_some() || client.goodbye_is_due() => {}
+            Event::Message { .. } if client.closing.is_some() => {}
+            Event::Message { payload, .. } if client.goodbye_is_due() => self.on_late_message(key, &payload),
             Event::Message { text: false, .. } if client.lane != Lane::WsRaw => {
                 self.close(key, &Refusal::NotText);
             }
@@ -122,6 +127,22 @@ impl Shard {
                 _ => self.on_frame(key, &payload),
             },
         }
+    }
+
+    /// A message that came after its client should have gone: surely not written.
+    fn on_late_message(&mut self, key: usize, payload: &[u8]) {
+        let refusal = Refusal::Drain { retry_after: Duration::from_millis(200) };
+        let client = &self.clients[key];
+        let id = match client.lane {
+            Lane::WsJson => match protocol::read(payload) {
+                Ok(Frame::Publish { id, .. }) => id,
+                _ => return,
+            },
+            Lane::WsCloudEvents => protocol::read_cloud_event(payload).ok().map(|(id, _)| id),
+            _ => None,
+        };
+        client.channel.metrics.published(client.metrics(), refusal.name());
+        self.answer(key, id, Err(refusal));
     }
 
     fn on_frame(&mut self, key: usize, payload: &[u8]) {

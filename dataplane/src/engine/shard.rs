@@ -328,7 +328,9 @@ impl Shard {
         let Standing::At { seq, .. } = &client.standing else { return };
         let Some(reason) = feed.lost(*seq) else { return };
         let first = feed.range().0;
-        let lost = first.saturating_sub(*seq);
+        // A new life begins behind a hole in the numbers that was never a message.
+        let hole = u64::from(reason == GapReason::Recreated);
+        let lost = first.saturating_sub(*seq).saturating_sub(hole);
         let slow = reason == GapReason::Slow;
         tally.drop(if slow { DropReason::Slow } else { DropReason::Gap }, lost);
         if slow && closes {
@@ -409,6 +411,7 @@ impl Shard {
         self.check_deadlines(key, now);
         if self.clients[key].closing.is_none() {
             self.check_stalled(key, now);
+            self.check_partial(key, now);
             self.check_beyond(key, now);
             self.keep_alive(key, now);
         }

@@ -22,7 +22,7 @@ use crate::feed::{Feed, Settings, Start};
 use crate::message::Outgoing;
 use crate::policy::{Policy, Principal};
 use crate::respond::Refusal;
-use crate::server::{Source, Status, memory};
+use crate::server::{Source, memory};
 use crate::telemetry::Metrics;
 use crate::transport::websocket::frame::{self, Opcode};
 
@@ -75,7 +75,6 @@ impl Bed {
             encoder,
             feed: Some(feed.clone()),
             sink: Some(crate::server::Sink::Memory(log.clone())),
-            server: Arc::new(Status::default()),
             tracing: Default::default(),
             removed: false,
         };
@@ -114,6 +113,7 @@ impl Bed {
             version: self.channel.version(),
             lane,
             reading: Some((self.feed.clone(), start)),
+            origin: None,
             cursor,
             interval: Duration::from_secs(20),
         })));
@@ -233,6 +233,7 @@ impl Peer {
                 (Some("gap"), _, Some(data)) => Seen::Gap(data),
                 (None, id, Some(data)) => Seen::Message(number(data.as_bytes()), id),
                 (None, Some(id), None) => Seen::Position(id),
+                (Some("throttled" | "drain" | "problem"), Some(id), _) => Seen::Position(id),
                 (Some("throttled" | "drain" | "problem"), ..) => continue,
                 other => panic!("unexpected {other:?} in {text:?}"),
             });

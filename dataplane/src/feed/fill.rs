@@ -3,8 +3,9 @@
 //! restart ends up with the same window.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::feed::ring::{Bounds, Entry};
+use crate::feed::ring::{Bounds, Budget, Entry};
 
 /// Records of the past, per partition.
 pub struct Fill {
@@ -17,11 +18,18 @@ pub struct Fill {
     count: usize,
     bytes: usize,
     bounds: Bounds,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
+    }
 }
 
 impl Fill {
     /// Starts at `starts`; the past ends at `ends`.
-    pub fn new(starts: Vec<i64>, ends: Vec<i64>, bounds: Bounds) -> Self {
+    pub fn new(starts: Vec<i64>, ends: Vec<i64>, bounds: Bounds, budget: Arc<Budget>) -> Self {
         let partitions = starts.len();
         Self {
             queues: vec![VecDeque::new(); partitions],
@@ -33,6 +41,7 @@ impl Fill {
             count: 0,
             bytes: 0,
             bounds,
+            budget,
         }
     }
 
@@ -40,6 +49,8 @@ impl Fill {
     pub fn push(&mut self, mut entry: Entry) {
         let partition = entry.partition as usize;
         if partition >= self.queues.len() {
+            self.bytes += entry.size();
+            self.budget.take(entry.size());
             self.live.push(entry);
             return;
         }
@@ -48,6 +59,7 @@ impl Fill {
         }
         self.positions[partition] = entry.next;
         self.bytes += entry.size();
+        self.budget.take(entry.size());
         if entry.next > self.ends[partition] {
             self.live.push(entry);
             return;
@@ -87,7 +99,8 @@ impl Fill {
             entries.push(entry);
         }
         entries.append(&mut self.live);
-        Window { dropped: self.dropped, entries, positions: self.positions }
+        let (dropped, positions) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.positions));
+        Window { dropped, entries, positions }
     }
 
     fn pop_oldest(&mut self) -> Option<Entry> {
@@ -100,6 +113,7 @@ impl Fill {
         let entry = self.queues[partition].pop_front()?;
         self.count -= 1;
         self.bytes -= entry.size();
+        self.budget.give(entry.size());
         Some(entry)
     }
 }
@@ -116,8 +130,6 @@ pub struct Window {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::feed::ring::Body;
     use crate::message::Record;
@@ -135,7 +147,12 @@ mod tests {
     }
 
     fn fill(starts: &[i64], ends: &[i64], messages: usize) -> Fill {
-        Fill::new(starts.to_vec(), ends.to_vec(), Bounds { messages, bytes: 1 << 20, age: 1 << 40 })
+        Fill::new(
+            starts.to_vec(),
+            ends.to_vec(),
+            Bounds { messages, bytes: 1 << 20, age: 1 << 40 },
+            Arc::new(Budget::new(1 << 30)),
+        )
     }
 
     fn offsets(window: &Window) -> Vec<(u32, i64)> {

@@ -72,8 +72,8 @@ impl Entry {
     }
 
     /// The entry that stands for what is missing up to and including `last`.
-    pub const fn gap(last: Position, reason: GapReason) -> Self {
-        Self { partition: last.partition, next: last.offset + 1, since: i64::MIN, body: Body::Gap(reason) }
+    pub const fn gap(last: Position, reason: GapReason, now: i64) -> Self {
+        Self { partition: last.partition, next: last.offset + 1, since: now, body: Body::Gap(reason) }
     }
 
     /// The same entry, ageing from `since` on.
@@ -107,12 +107,13 @@ pub struct Bounds {
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
+    rings: AtomicUsize,
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
+        Self { limit, used: AtomicUsize::new(0), rings: AtomicUsize::new(0) }
     }
 
     /// Bytes allowed.
@@ -125,16 +126,20 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) {
+    /// Bytes are held from now on.
+    pub fn take(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn give(&self, bytes: usize) {
+    /// Bytes are not held any more.
+    pub fn give(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn is_over(&self) -> bool {
-        self.used() > self.limit
+    /// Whether a ring that holds `bytes` must give some back: the budget is spent, and it has more
+    /// than its share.
+    fn is_over(&self, bytes: usize) -> bool {
+        self.used() > self.limit && bytes > self.limit / self.rings.load(Ordering::Relaxed).max(1)
     }
 }
 
@@ -168,12 +173,14 @@ pub struct Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.budget.give(self.bytes);
+        self.budget.rings.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Ring {
     /// An empty ring that belongs to no incarnation yet.
     pub fn new(bounds: Bounds, budget: Arc<Budget>) -> Self {
+        budget.rings.fetch_add(1, Ordering::Relaxed);
         Self {
             incarnation: None,
             base: Vec::new(),
@@ -319,7 +326,7 @@ impl Ring {
     fn is_over(&self, now: i64) -> bool {
         self.entries.len() > self.bounds.messages
             || self.bytes > self.bounds.bytes
-            || self.budget.is_over()
+            || self.budget.is_over(self.bytes)
             || self.entries.front().is_some_and(|entry| now.saturating_sub(entry.since) > self.bounds.age)
     }
 

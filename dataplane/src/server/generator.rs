@@ -56,7 +56,8 @@ async fn generate(settings: Generator, incarnation: Incarnation, inlet: Inlet) {
             records.push(order(offset, &mut random, &headers));
             offset += 1;
         }
-        inlet.push(&mut records);
+        inlet.push_now(&mut records);
+        inlet.relieved().await;
     }
 }
 

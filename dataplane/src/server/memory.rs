@@ -52,6 +52,14 @@ impl Log {
         Reading { log: self.clone(), id }
     }
 
+    /// Resolves when the channels' clients had their turn.
+    pub async fn relieved(&self) {
+        let inlets: Vec<Inlet> = self.state.lock().inlets.iter().map(|(_, inlet)| inlet.clone()).collect();
+        for inlet in inlets {
+            inlet.relieved().await;
+        }
+    }
+
     /// Appends a message.
     pub fn publish(&self, message: Outgoing) -> (Incarnation, Position) {
         let mut state = self.state.lock();
@@ -67,7 +75,7 @@ impl Log {
         };
         // Under the lock, so that every channel sees the same order.
         for (_, inlet) in &state.inlets {
-            inlet.push(&mut vec![record.clone()]);
+            inlet.push_now(&mut vec![record.clone()]);
         }
         (self.incarnation.clone(), position)
     }

@@ -68,7 +68,6 @@ impl Inbound {
     }
 
     /// Whether bytes of an unfinished frame or message are held.
-    #[cfg(test)]
     pub fn is_partial(&self) -> bool {
         self.read < self.buffer.len() || self.message.is_some()
     }
