@@ -521,6 +521,23 @@ impl Feed {
         tokio::time::timeout(timeout, known).await.ok().flatten()
     }
 
+    /// Resolves when clients can be placed, or after `patience`.
+    pub async fn placeable(&self, patience: Duration) {
+        let mut opened = self.opened.subscribe();
+        let placeable = async {
+            loop {
+                let state = self.state.lock();
+                let ready = state.ring.incarnation().is_some() && state.fill.is_none();
+                drop(state);
+                if ready || opened.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Whoever cannot be placed yet waits on its shard.
+        let _ = tokio::time::timeout(patience, placeable).await;
+    }
+
     fn known_end(&self) -> Option<Start> {
         let state = self.state.lock();
         let incarnation = state.ring.incarnation()?.digest();

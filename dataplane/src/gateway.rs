@@ -376,6 +376,9 @@ pub fn check_host_name(hosts: &[String], request: &Parts) -> Result<(), Refusal>
     }
 }
 
+/// How long a subscriber with a cursor waits to be told of a gap with its first words.
+const CURSOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where a subscriber starts: at its cursor, else at the end as soon as the broker told it.
 async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Result<Acquired, Refusal> {
     let brought = cursor.map(|cursor| state.cursors.decode(cursor)).transpose()?;
@@ -385,7 +388,12 @@ async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Resu
         feed.end(timeout).await.ok_or_else(|| Refusal::NotReady("the broker does not answer".into()))
     };
     let start = match brought {
-        Some(Cursor::At { incarnation, positions }) => Start::At { incarnation, positions },
+        Some(Cursor::At { incarnation, positions }) => {
+            let start = Start::At { incarnation, positions };
+            // A gap is told first where it can be known soon; a broker that is away is not waited for.
+            feed.placeable(CURSOR_PATIENCE).await;
+            start
+        }
         Some(Cursor::Unknown) => {
             end.await?;
             Start::Unknown

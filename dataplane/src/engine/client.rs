@@ -329,7 +329,10 @@ impl Client {
             Ok(count) => count,
             Err(flow) => return flow,
         };
-        self.quiet_since = now;
+        if !self.lane.is_websocket() {
+            // A message is a sign of life; only a pong is one of the peer's.
+            self.quiet_since = now;
+        }
         let messages_end = batch.frames.last().map_or(0, |frame| frame.end);
         let whole = if count >= messages_end {
             batch.frames.len()

@@ -27,8 +27,9 @@ const UNUSED: Duration = Duration::from_secs(300);
 /// for want of a permission.
 const RENEW: Duration = Duration::from_millis(500);
 const RENEW_DENIED: Duration = Duration::from_secs(5);
-/// How long the thread waits for reports before it looks whether it is to end.
-const REPORTS: Duration = Duration::from_millis(100);
+/// How long the thread waits for reports before it looks whether it is to end. rdkafka spins for
+/// the last millisecond of the wait, so a short one would cost an idle client dear.
+const REPORTS: Duration = Duration::from_millis(500);
 
 /// What was published and what became of it, since the client exists.
 #[derive(Debug, Default)]
