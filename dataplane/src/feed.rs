@@ -526,9 +526,7 @@ impl Feed {
         let mut opened = self.opened.subscribe();
         let placeable = async {
             loop {
-                let state = self.state.lock();
-                let ready = state.ring.incarnation().is_some() && state.fill.is_none();
-                drop(state);
+                let ready = self.is_placeable();
                 if ready || opened.changed().await.is_err() {
                     return;
                 }
@@ -536,6 +534,11 @@ impl Feed {
         };
         // Whoever cannot be placed yet waits on its shard.
         let _ = tokio::time::timeout(patience, placeable).await;
+    }
+
+    fn is_placeable(&self) -> bool {
+        let state = self.state.lock();
+        state.ring.incarnation().is_some() && state.fill.is_none()
     }
 
     fn known_end(&self) -> Option<Start> {
