@@ -2,7 +2,7 @@
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 
-.PHONY: run build test lint unit bench
+.PHONY: run build test lint unit flows browser bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
@@ -15,7 +15,7 @@ build: ## Build the sluice binary
 
 test: ## Every suite; ends with `N passed, N failed`
 	@scripts/setup all
-	@scripts/test lint unit
+	@scripts/test lint unit flows browser
 
 lint: ## Format, clippy, licences and sources
 	@scripts/setup lint
@@ -24,6 +24,14 @@ lint: ## Format, clippy, licences and sources
 unit: ## Tests beside the code
 	@scripts/setup build
 	@scripts/test unit
+
+flows: ## The real binary against real Kafka, a real collector and hostile clients
+	@scripts/setup build kafka otel
+	@scripts/test flows
+
+browser: ## The console and browsers' own clients, in headless Chromium
+	@scripts/setup build kafka browser
+	@scripts/test browser
 
 bench: ## Speed and memory, on an otherwise idle machine: make bench [ARGS="--write docs/PERFORMANCE.md"]
 	@scripts/setup build kafka
