@@ -315,7 +315,7 @@ impl Gateway {
         body.extend_from_slice(&sse::block(
             Some(refusal.event()),
             None,
-            &refusal.fields().to_string().as_bytes(),
+            refusal.fields().to_string().as_bytes(),
         ));
         let response = event_stream().map(|()| full(body));
         self.dress(response, request, Some(state))

@@ -426,6 +426,8 @@ impl Runtime {
             }
         }
         let metrics = &self.gateway.metrics;
+        let waiting: usize = self.clients.values().map(|client| client.client.waiting()).sum();
+        metrics.fetch_queue_events.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         metrics.ring_bytes.set(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
     }
 

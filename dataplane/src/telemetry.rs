@@ -56,6 +56,8 @@ pub struct Metrics {
     delivery_age: HistogramVec,
     feed_lag: GaugeVec,
     ring_messages: IntGaugeVec,
+    /// Events in the fetch queues of all Kafka clients.
+    pub fetch_queue_events: IntGauge,
     /// `server_up{namespace,api,server}`.
     pub server_up: IntGaugeVec,
     reloads: IntCounterVec,
@@ -175,6 +177,7 @@ impl Metrics {
                 "What policies decided.",
                 &labels(&CHANNEL, &["policy", "outcome"]),
             ),
+            fetch_queue_events: gauge("fetch_queue_events", "Fetched records that wait in Kafka clients."),
             ring_bytes: gauge("ring_bytes", "Bytes held by all rings."),
             ring_budget_bytes: gauge("ring_budget_bytes", "Bytes all rings may hold."),
             handshakes: gauge("handshakes", "Accepted sockets that are not a request yet."),

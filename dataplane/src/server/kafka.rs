@@ -30,7 +30,6 @@ mod settings;
 mod topics;
 mod window;
 
-pub use producer::Deliveries;
 pub use settings::Settings;
 
 use health::Health;
@@ -46,7 +45,6 @@ const REPORT_GRACE: Duration = Duration::from_secs(5);
 
 /// A client of one Kafka, shared by everybody whose [`Settings`] are equal.
 pub struct Client {
-    settings: Settings,
     runtime: Runtime,
     lookup: Lookup,
     health: Arc<Health>,
@@ -68,7 +66,7 @@ impl Client {
         let lookup = Lookup::new(commands, handle.waker());
         let health = Arc::new(Health::new(settings.clone(), status));
         let topics = Arc::new(Topics::new(lookup.clone(), health.clone()));
-        let producers = Arc::new(Producers::new(settings.clone(), health.clone()));
+        let producers = Arc::new(Producers::new(settings, health.clone()));
         let waiting = Arc::<AtomicUsize>::default();
 
         let ends = Ends { health: health.clone(), troubles, waiting: waiting.clone() };
@@ -86,12 +84,7 @@ impl Client {
         };
         let keeper = runtime.spawn(keeper.run(troubled)).abort_handle();
         let readers = AtomicU64::new(0);
-        Ok(Arc::new(Self { settings, runtime, lookup, health, topics, producers, keeper, readers, waiting }))
-    }
-
-    /// What it was connected with.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+        Ok(Arc::new(Self { runtime, lookup, health, topics, producers, keeper, readers, waiting }))
     }
 
     /// A channel uses `topic`: if it is missing or not allowed, the status says so. Counted.
@@ -150,11 +143,6 @@ impl Client {
     /// Takes no more messages, and waits until all were reported, `within` at most.
     pub async fn close(&self, within: Duration) {
         self.producers.close(within).await;
-    }
-
-    /// Counters of everything published.
-    pub fn deliveries(&self) -> &Deliveries {
-        self.producers.deliveries()
     }
 
     /// Fetched events that wait in librdkafka's queue, as of the last look.

@@ -103,6 +103,22 @@ impl Handle {
         unsafe { ffi::rd_kafka_queue_length(self.queue.0.as_ptr()) }
     }
 
+    /// End of `partition`, as the last fetch told it.
+    pub fn end(&self, topic: &CStr, partition: u32) -> Option<i64> {
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: the client is live, the name is a C string, both numbers outlive the call.
+        let error = unsafe {
+            ffi::rd_kafka_get_watermark_offsets(
+                self.client.native_ptr(),
+                topic.as_ptr(),
+                i32::try_from(partition).ok()?,
+                &mut low,
+                &mut high,
+            )
+        };
+        (error == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+    }
+
     /// A handle on the topic `name`. It must not outlive `self`.
     pub fn topic(&self, name: &str) -> Option<Topic> {
         let name = CString::new(name).ok()?;

@@ -3,10 +3,11 @@
 //! change reaches a reader after it.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::oneshot;
@@ -23,6 +24,8 @@ const BATCH: usize = 1000;
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the broker may take to describe topics; much longer is as good as away.
 const DESCRIBE: Duration = Duration::from_secs(2);
+/// How often readers are told how much there is to read.
+const TELL: Duration = Duration::from_secs(1);
 /// How long the broker may take to look up offsets.
 const OFFSETS: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,7 @@ pub struct Poller {
     unreadable: HashSet<String>,
     asked: HashMap<usize, Reply>,
     requests: usize,
+    told: Instant,
     handle: Handle,
     commands: mpsc::Receiver<Command>,
     ends: Ends,
@@ -64,6 +68,7 @@ impl Poller {
             unreadable: HashSet::new(),
             asked: HashMap::new(),
             requests: 0,
+            told: Instant::now(),
             handle,
             commands,
             ends,
@@ -84,9 +89,21 @@ impl Poller {
             }
             self.routes.values_mut().for_each(Route::flush);
             self.ends.waiting.store(self.handle.waiting(), Ordering::Relaxed);
+            if self.told.elapsed() >= TELL {
+                self.told = Instant::now();
+                self.tell_lags();
+            }
             if self.obey().is_break() {
                 self.routes.values().for_each(Route::stop_all);
                 return;
+            }
+        }
+    }
+
+    fn tell_lags(&self) {
+        for (name, key) in &self.keys {
+            if let (Some(route), Ok(name)) = (self.routes.get(key), CString::new(name.as_str())) {
+                route.tell_lag(&name, &self.handle);
             }
         }
     }

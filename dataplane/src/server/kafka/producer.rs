@@ -107,6 +107,7 @@ impl Producers {
     }
 
     /// Counters of everything published.
+    #[cfg(test)]
     pub fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }

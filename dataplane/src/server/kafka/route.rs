@@ -2,6 +2,7 @@
 //! Lives on the polling thread.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -223,6 +224,21 @@ impl Route {
         }
         self.pending.clear();
         self.refresh_limit();
+    }
+
+    /// Tells the readers how much of `topic` there is to read.
+    pub fn tell_lag(&self, topic: &CStr, handle: &Handle) {
+        let behind = |(partition, cursor): (usize, &Cursor)| match cursor {
+            Cursor::Reading(position) | Cursor::Halted(position) => {
+                let end = handle.end(topic, partition as u32)?;
+                u64::try_from(end - position).ok()
+            }
+            Cursor::Idle => None,
+        };
+        let lag = self.partitions.iter().enumerate().filter_map(behind).sum();
+        for reader in &self.readers {
+            reader.inlet.lag(lag);
+        }
     }
 
     fn start(&mut self, partition: usize, offset: i64, handle: &Handle) {
