@@ -188,7 +188,9 @@ async fn a_drain_under_load_fails_no_request_and_loses_nothing() {
 #[tokio::test]
 async fn an_interrupt_drains_at_once_and_a_second_one_exits() {
     let mut sluice = Sluice::start(&memory()).await;
+    sluice.expect_log(&["drain"]);
     let (mut socket, _) = WebSocket::begin(&sluice.url("/shop/orders")).await;
+    let (_never_answers, _) = WebSocket::begin(&sluice.url("/shop/orders")).await;
     let begun = Instant::now();
     sluice.signal(libc::SIGINT);
     assert_eq!(socket.close_code().await.0, 1012);
@@ -198,6 +200,7 @@ async fn an_interrupt_drains_at_once_and_a_second_one_exits() {
 
     let setup = Sluice::with(&memory()).arguments(&["--drain-delay", "30s", "--drain-grace", "30s"]);
     let mut slow = setup.start().await;
+    slow.expect_log(&["drain"]);
     let (_open, _) = WebSocket::begin(&slow.url("/shop/orders")).await;
     slow.signal(libc::SIGTERM);
     within(Duration::from_secs(2), "it drains", || async { (slow.readyz().await.0 != 200).then_some(()) })
@@ -211,6 +214,7 @@ async fn an_interrupt_drains_at_once_and_a_second_one_exits() {
 #[tokio::test]
 async fn idle_and_half_open_connections_do_not_hold_up_the_end() {
     let mut sluice = Sluice::with(&memory()).arguments(&["--drain-grace", "2s"]).start().await;
+    sluice.expect_log(&["drain"]);
     let mut held = Vec::new();
     for text in [
         "",

@@ -188,10 +188,10 @@ async fn a_wrong_login_is_told_and_nobody_is_let_in() {
         "sasl": {"mechanism": "SCRAM-SHA-512", "secretRef": {"name": "bob"}},
     }});
     let cases = [
-        ("wrong-password", wrong_password, "auth"),
-        ("no-permission", no_permission, "authoriz"),
-        ("stranger", stranger, ""),
-        ("untrusted", untrusted, ""),
+        ("wrong-password", wrong_password, ["login", "authentication"]),
+        ("no-permission", no_permission, ["grant", "authorization"]),
+        ("stranger", stranger, ["TLS", "SSL"]),
+        ("untrusted", untrusted, ["TLS", "SSL"]),
     ];
     let mut documents = Documents::new()
         .secret("wrong", &[("username", "alice"), ("password", "canary-password")])
@@ -218,7 +218,8 @@ async fn a_wrong_login_is_told_and_nobody_is_let_in() {
         within(Duration::from_secs(20), "readyz tells the state", || async {
             let (status, body) = sluice.readyz().await;
             assert_eq!(status, 200, "one dead broker does not take the process out");
-            (body.contains(name) && body.to_lowercase().contains(told)).then_some(())
+            let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
+            state(&body, name).filter(|state| told.iter().any(|it| state.contains(it))).map(|_| ())
         })
         .await;
     }
@@ -226,6 +227,18 @@ async fn a_wrong_login_is_told_and_nobody_is_let_in() {
     assert!(!sluice.log().contains("canary-password") && !ready.contains("canary-password"));
     assert_eq!(kafka.records(&topic).await.len(), 0, "nothing was written");
     sluice.stop().await;
+}
+
+/// What `/readyz` says of the servers of an API, as text.
+fn state(body: &Value, api: &str) -> Option<String> {
+    match body {
+        Value::Object(fields) => fields.iter().find_map(|(key, value)| {
+            let named = key.contains(api) || value.as_str().is_some_and(|it| it.contains(api));
+            if named { Some(body.to_string()) } else { state(value, api) }
+        }),
+        Value::Array(items) => items.iter().find_map(|item| state(item, api)),
+        _ => None,
+    }
 }
 
 /// T24, A13: two processes, a hundred clients, every event to each of them, the same ids.

@@ -175,6 +175,11 @@ async fn every_family_is_there_with_labels_from_bounded_sets() {
     for n in 0..50 {
         http::get(&sluice.url(&format!("/canary-path-{n}/x"))).await.expect("answered");
     }
+    socket.close().await;
+    within(Duration::from_secs(5), "the close is counted", || async {
+        (sluice.metrics().await.sum("connections_closed_total", &[]) == 1.0).then_some(())
+    })
+    .await;
     let answer = http::get(&sluice.admin("/metrics")).await.expect("served");
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"), "{answer:?}");
     let text = answer.text();
@@ -195,7 +200,6 @@ async fn every_family_is_there_with_labels_from_bounded_sets() {
         "{text}"
     );
     assert!(text.contains("process_resident_memory_bytes"), "process metrics as usual");
-    drop(socket);
     sluice.stop().await;
 }
 

@@ -163,9 +163,9 @@ impl Cluster {
         text
     }
 
-    /// Gives `user` a new SCRAM password (SHA-256 and SHA-512).
+    /// Gives `user` a new password for SCRAM-SHA-512.
     pub fn set_password(&self, user: &str, password: &str) {
-        let config = format!("SCRAM-SHA-256=[password={password}],SCRAM-SHA-512=[password={password}]");
+        let config = format!("SCRAM-SHA-512=[password={password}]");
         self.tool(
             "kafka.admin.ConfigCommand",
             &["--alter", "--add-config", &config, "--entity-type", "users", "--entity-name", user],

@@ -32,6 +32,7 @@ struct Book {
     next: BTreeMap<String, u64>,
     offered: BTreeMap<String, Checksum>,
     accepted: BTreeSet<String>,
+    resent: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -39,8 +40,8 @@ impl Ledger {
     pub fn new(purpose: &str, keys: usize) -> Self {
         let mut rng = crate::seed::rng(purpose);
         let run: String = std::iter::repeat_with(|| rng.lowercase()).take(6).collect();
-        let (next, offered, accepted) = Default::default();
-        Self(Arc::new(Mutex::new(Book { rng, run, keys, next, offered, accepted })))
+        let (next, offered, accepted, resent) = Default::default();
+        Self(Arc::new(Mutex::new(Book { rng, run, keys, next, offered, accepted, resent })))
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -76,6 +77,16 @@ impl Ledger {
     /// The other side acknowledged it: from now on it must arrive.
     pub fn accept(&self, ident: &str) {
         self.book().accepted.insert(ident.into());
+    }
+
+    /// The outcome is unknown and it will be sent again: it may stand in the log more than once,
+    /// each time with an id of its own.
+    pub fn resend(&self, ident: &str) {
+        self.book().resent.insert(ident.into());
+    }
+
+    fn was_resent(&self, ident: &str) -> bool {
+        self.book().resent.contains(ident)
     }
 
     /// How many were accepted.
@@ -136,6 +147,7 @@ impl Reader {
         }
         if let Some(id) = id
             && self.ids.entry(ident.clone()).or_insert_with(|| id.into()) != id
+            && !self.ledger.was_resent(&ident)
         {
             self.renamed.push(ident.clone());
         }
@@ -158,9 +170,10 @@ impl Reader {
         self.times.len()
     }
 
-    /// How many messages came more than once.
+    /// How many messages came more than once, though they were sent once.
     pub fn duplicated(&self) -> usize {
-        self.times.values().filter(|times| **times > 1).count()
+        let book = self.ledger.book();
+        self.times.iter().filter(|(ident, times)| **times > 1 && !book.resent.contains(*ident)).count()
     }
 
     /// What was accepted and has not come.

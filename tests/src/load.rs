@@ -54,7 +54,7 @@ impl Load {
         for (key, partition) in keys {
             let (producer, ledger, topic) = (producer.clone(), ledger.clone(), topic.to_owned());
             let (key, partition, accepted) = ((*key).to_owned(), *partition, load.accepted.clone());
-            let share = count / keys.len();
+            let share = count.div_ceil(keys.len());
             load.workers.push(tokio::spawn(async move {
                 for _ in 0..share {
                     let payload = ledger.offer_with_key(&key);
@@ -85,7 +85,7 @@ impl Load {
                 refused: load.refused.clone(),
                 unknown: load.unknown.clone(),
             };
-            load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), count / workers)));
+            load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), count.div_ceil(workers))));
         }
         load
     }
@@ -160,16 +160,17 @@ impl Sender {
     async fn offer(&self, client: &reqwest::Client, payload: &Payload) -> bool {
         let request = client.post(&self.url).header("content-type", "application/json");
         let answer = request.body(payload.bytes.clone()).timeout(Duration::from_secs(20)).send().await;
-        let Ok(answer) = answer else {
-            self.unknown.fetch_add(1, Ordering::SeqCst);
-            return false;
-        };
-        match answer.status().as_u16() {
-            200 => return true,
-            504 => self.unknown.fetch_add(1, Ordering::SeqCst),
-            503 => self.refused.fetch_add(1, Ordering::SeqCst),
-            status => panic!("{status} to {}", payload.ident),
-        };
+        match answer.map(|answer| answer.status().as_u16()) {
+            Ok(200) => return true,
+            Ok(503) => {
+                self.refused.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(504) | Err(_) => {
+                self.unknown.fetch_add(1, Ordering::SeqCst);
+                self.ledger.resend(&payload.ident);
+            }
+            Ok(status) => panic!("{status} to {}", payload.ident),
+        }
         false
     }
 }

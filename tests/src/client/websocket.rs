@@ -239,6 +239,8 @@ impl WebSocket {
             match self.event().await {
                 Event::Close(code, reason) => {
                     assert!(reason.len() <= 123, "a reason has at most 123 bytes: {reason}");
+                    // The answer to a close frame.
+                    let _ = timeout(PATIENCE, self.stream.flush()).await;
                     return (code, reason);
                 }
                 Event::End => panic!("ended without a close frame"),
