@@ -1,11 +1,12 @@
 //! Kafka: one client per distinct configuration. It reads topics into inlets without a consumer
 //! group, publishes with an idempotent producer, and keeps the server's status.
 //!
-//! `settings` (what it is configured with) → `native`, `answer` (librdkafka's consumer and its
-//! admin requests) → `poller`, `route` (the thread that reads) → `lookup` (asking it) → `reading`,
-//! `window` (where a reading starts) → `keeper`, `topics`, `health` (what became of broker and
-//! topics) → `producer`, `outcome` (publishing).
+//! `settings` (what it is configured with) → `native`, `event`, `answer` (librdkafka's consumer,
+//! what comes out of it, its admin requests) → `poller`, `route` (the thread that reads) → `lookup`
+//! (asking it) → `reading`, `window` (where a reading starts) → `keeper`, `topics`, `health` (what
+//! became of broker and topics) → `producer`, `outcome` (publishing).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::message::{Incarnation, Outgoing, Position};
 use crate::server::{Inlet, PublishError, Status};
 
 mod answer;
+mod event;
 mod health;
 mod keeper;
 mod lookup;
@@ -72,7 +74,14 @@ impl Client {
         let ends = Ends { health: health.clone(), troubles, waiting: waiting.clone() };
         let poller = Poller::new(handle, obeyed, ends);
         let thread = std::thread::Builder::new().name("kafka-read".into());
-        thread.spawn(move || poller.run()).map_err(|error| error.to_string())?;
+        let watched = health.clone();
+        let poll = move || {
+            // What is pushed into could panic; that nothing is read any more must not go unseen.
+            if catch_unwind(AssertUnwindSafe(|| poller.run())).is_err() {
+                watched.broken();
+            }
+        };
+        thread.spawn(poll).map_err(|error| error.to_string())?;
 
         let runtime = Runtime::current();
         let tidied = producers.clone();
@@ -133,7 +142,7 @@ impl Client {
             Ok(incarnation) => incarnation,
             Err(Unusable::Refused(reason)) => return Err(outcome::unusable(reason)),
             Err(Unusable::Silent(fault)) => {
-                return Err(outcome::unreachable(self.health.down().unwrap_or(fault.reason)));
+                return Err(outcome::unreachable(self.health.down().map_or(fault.reason, str::to_owned)));
             }
         };
         let report = self.producers.send(topic, &message, timeout)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rdkafka::bindings as ffi;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::native::{RawEvent, text};
+use super::event::{RawEvent, text};
 
 /// Asks for the first offset that the broker still has.
 pub const EARLIEST: i64 = -2;

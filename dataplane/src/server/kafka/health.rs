@@ -39,7 +39,7 @@ struct State {
     up: bool,
     misses: u32,
     /// What explains a failure best, and when it was seen.
-    cause: Option<(Instant, Rank, String)>,
+    cause: Option<Cause>,
     /// Why topics cannot be used, by topic.
     topics: BTreeMap<String, String>,
     /// Why topics cannot be read although they are there.
@@ -49,7 +49,15 @@ struct State {
     warned: Option<Instant>,
 }
 
-/// How much an error explains.
+/// An error that explains why the broker does not answer.
+struct Cause {
+    seen: Instant,
+    rank: Rank,
+    /// librdkafka's words; they name brokers, so they are for operators only.
+    detail: String,
+}
+
+/// Kinds of errors; the later explains more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Silence,
@@ -58,6 +66,21 @@ enum Rank {
     Name,
     Tls,
     Login,
+    Broken,
+}
+
+impl Rank {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Silence => "the broker does not answer in time",
+            Self::Closed => "the broker closes the connection; it may want `tls` or `sasl`",
+            Self::Connection => "the broker cannot be reached",
+            Self::Name => "the broker's name cannot be resolved",
+            Self::Tls => "TLS to the broker fails",
+            Self::Login => "the broker refuses the login; check mechanism, user name and password",
+            Self::Broken => "reading stopped by a fault of this program; restart it",
+        }
+    }
 }
 
 impl Health {
@@ -88,8 +111,8 @@ impl Health {
         let all_down = code == Code::AllBrokersDown;
         let mut state = self.state.lock();
         if !all_down {
-            let (rank, text) = explain(code, &self.settings.scrub(reason));
-            state.note(rank, text);
+            let (rank, detail) = explain(code, &self.settings.scrub(reason));
+            state.note(rank, detail);
         }
         if all_down && state.up {
             state.up = false;
@@ -111,10 +134,10 @@ impl Health {
     /// The broker did not answer.
     pub fn silent(&self, fault: &Fault) {
         let mut state = self.state.lock();
-        let (rank, text) = explain(fault.code, &self.settings.scrub(&fault.reason));
-        state.note(rank, text);
+        let (rank, detail) = explain(fault.code, &self.settings.scrub(&fault.reason));
+        state.note(rank, detail);
         state.misses += 1;
-        if state.misses >= MISSES || state.cause.as_ref().is_some_and(|(_, rank, _)| *rank > Rank::Silence) {
+        if state.misses >= MISSES || state.cause.as_ref().is_some_and(|cause| cause.rank > Rank::Silence) {
             state.up = false;
         }
         self.publish(&state);
@@ -182,10 +205,19 @@ impl Health {
         }
     }
 
-    /// Why the broker does not answer, if it does not.
-    pub fn down(&self) -> Option<String> {
+    /// The polling thread is gone.
+    pub fn broken(&self) {
+        let mut state = self.state.lock();
+        state.up = false;
+        state.note(Rank::Broken, String::new());
+        self.publish(&state);
+    }
+
+    /// Why the broker does not answer, if it does not, in words for everybody.
+    pub fn down(&self) -> Option<&'static str> {
         let state = self.state.lock();
-        (!state.up).then(|| state.reason()).flatten()
+        let cause = state.cause.as_ref().filter(|_| !state.up);
+        cause.map(|cause| cause.rank.words())
     }
 
     /// `text` without user name and password.
@@ -197,11 +229,11 @@ impl Health {
     pub fn log(&self, level: i32, facility: &str, text: &str) {
         let text = self.settings.scrub(text);
         // A connection closed by the broker is no error to librdkafka, even if each one is.
-        if facility == "FAIL" && text.contains("Disconnected") {
+        if facility == "FAIL" && text.contains("Disconnected") && !text.contains("SSL") {
             self.closed(&text);
         }
-        let about_connections = ["FAIL", "ERROR", "MAXPOLL", "REQTMOUT", "SESSTMOUT", "REBOOTSTRAP"];
-        if level > 4 || about_connections.contains(&facility) || !self.may_warn() {
+        let passing = ["FAIL", "ERROR", "GETPID", "REQTMOUT", "REBOOTSTRAP"];
+        if level > 4 || passing.contains(&facility) || !self.may_warn() {
             tracing::debug!(target: "librdkafka", level, facility, "{text}");
         } else {
             tracing::warn!(target: "librdkafka", facility, brokers = self.settings.brokers(), "{text}");
@@ -213,8 +245,7 @@ impl Health {
         let line = line.split(" (after ").next().unwrap_or(line);
         let mut state = self.state.lock();
         if !state.up {
-            let text = format!("the broker closes the connection; it may want `tls` or `sasl` ({line})");
-            state.note(Rank::Closed, text);
+            state.note(Rank::Closed, line.to_owned());
             self.publish(&state);
         }
     }
@@ -247,24 +278,28 @@ impl Health {
 }
 
 impl State {
-    fn note(&mut self, rank: Rank, text: String) {
-        let now = Instant::now();
+    fn note(&mut self, rank: Rank, detail: String) {
+        let seen = Instant::now();
         match &mut self.cause {
             // The first of equals stays: brokers take turns in failing, and each has its own words.
-            Some((seen, known, _)) if *known == rank => *seen = now,
-            Some((seen, known, _)) if *known > rank => {
-                if rank > Rank::Silence && now.duration_since(*seen) > EXPLAINS {
-                    self.cause = Some((now, rank, text));
+            Some(known) if known.rank == rank => known.seen = seen,
+            Some(known) if known.rank > rank => {
+                let outdated = seen.duration_since(known.seen) > EXPLAINS && known.rank < Rank::Broken;
+                if outdated && rank > Rank::Silence {
+                    self.cause = Some(Cause { seen, rank, detail });
                 }
             }
-            Some(_) | None => self.cause = Some((now, rank, text)),
+            Some(_) | None => self.cause = Some(Cause { seen, rank, detail }),
         }
     }
 
     fn reason(&self) -> Option<String> {
         if !self.up {
-            let cause = self.cause.as_ref().map(|(_, _, text)| text.clone());
-            return Some(cause.unwrap_or_else(|| "connecting".into()));
+            return Some(match &self.cause {
+                None => "connecting".into(),
+                Some(cause) if cause.detail.is_empty() => cause.rank.words().into(),
+                Some(cause) => format!("{} ({})", cause.rank.words(), cause.detail),
+            });
         }
         let problems: Vec<&str> = [&self.topics, &self.unreadable, &self.unwritable]
             .into_iter()
@@ -292,28 +327,24 @@ pub fn topic_problem(topic: &str, code: Code) -> String {
     }
 }
 
-/// How much an error explains, and in which words. librdkafka appends how long something took;
-/// without that the same failure keeps the same words.
+/// What kind of error it is, with librdkafka's words. It appends how long something took; without
+/// that the same failure keeps the same words.
 fn explain(code: Code, reason: &str) -> (Rank, String) {
     let reason = reason.split(" (after ").next().unwrap_or(reason).trim_end_matches([' ', ':']);
-    match code {
+    let rank = match code {
         Code::Authentication
         | Code::SaslAuthenticationFailed
         | Code::UnsupportedSASLMechanism
-        | Code::IllegalSASLState => (
-            Rank::Login,
-            format!("the broker refuses the login; check mechanism, user name and password ({reason})"),
-        ),
+        | Code::IllegalSASLState => Rank::Login,
         // A broker that does not like our certificate says so only after the handshake.
-        _ if code == Code::SSL || reason.contains("SSL ") => {
-            (Rank::Tls, format!("TLS to the broker fails ({reason})"))
-        }
-        Code::Resolve => (Rank::Name, format!("the broker's name cannot be resolved ({reason})")),
+        _ if code == Code::SSL || reason.contains("SSL ") => Rank::Tls,
+        Code::Resolve => Rank::Name,
         Code::OperationTimedOut | Code::TimedOutQueue | Code::RequestTimedOut => {
-            (Rank::Silence, "the broker does not answer in time".into())
+            return (Rank::Silence, String::new());
         }
-        _ => (Rank::Connection, format!("the broker cannot be reached ({reason})")),
-    }
+        _ => Rank::Connection,
+    };
+    (rank, reason.to_owned())
 }
 
 #[cfg(test)]
@@ -335,6 +366,8 @@ mod tests {
         fail(&mut state, Code::OperationTimedOut, "x");
         assert_eq!(state.reason(), first);
         fail(&mut state, Code::Authentication, "SASL failed");
+        assert!(state.reason().is_some_and(|reason| reason.contains("refuses the login")));
+        fail(&mut state, Code::BrokerTransportFailure, "a:1: refused");
         assert!(state.reason().is_some_and(|reason| reason.contains("refuses the login")));
     }
 

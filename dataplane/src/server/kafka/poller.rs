@@ -13,9 +13,10 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::oneshot;
 
 use super::answer::{Answer, Description, Fault};
+use super::event::{Event, Partition};
 use super::health::Health;
 use super::lookup::{Command, Join, Mend, Trouble};
-use super::native::{Event, Handle, Partition};
+use super::native::Handle;
 use super::route::{Names, Route};
 
 /// Events taken before readers see them.

@@ -12,8 +12,8 @@ use super::window::{Answer, Search};
 use crate::message::Incarnation;
 use crate::server::{Inlet, Opening};
 
-/// First and longest pause after a failed try.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// First and longest pause after a failed try. While the broker is away a try itself waits for it.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long a topic that was just left for another life may still be described as before, by a
 /// broker that has not heard of it.
 const LAGGING: Duration = Duration::from_secs(5);

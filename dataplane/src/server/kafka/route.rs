@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::answer::TopicState;
+use super::event::Fetched;
 use super::lookup::{Join, Mend, Ties};
-use super::native::{Fetched, Handle, Topic};
+use super::native::{Handle, Topic};
 use crate::message::{Headers, Position, Record};
 use crate::server::Inlet;
 
