@@ -81,6 +81,10 @@ async fn config(State(shown): State<Arc<Shown>>) -> Response {
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
+    // As of now, like `/readyz`.
+    for server in &**shown.servers.load() {
+        shown.metrics.set_server_up(&server.namespace, &server.api, &server.server, server.status.state().up);
+    }
     let mut families = shown.metrics.registry.gather();
     families.extend(prometheus::gather());
     let mut body = Vec::new();

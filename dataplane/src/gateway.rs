@@ -361,6 +361,10 @@ impl Gateway {
 
 /// Whether the name in `Host` is among `hosts`; none means any.
 pub fn check_host_name(hosts: &[String], request: &Parts) -> Result<(), Refusal> {
+    // RFC 9112 §3.2: whoever reads the other one would see another host.
+    if request.headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(Refusal::BadRequest("more than one Host".into()));
+    }
     if hosts.is_empty() {
         return Ok(());
     }

@@ -416,8 +416,8 @@ impl Runtime {
         for running in self.apis.values() {
             let api = &running.entry.api;
             for (name, server) in &running.servers {
-                let up = self.gateway.metrics.server_up.with_label_values(&[&api.namespace, &api.name, name]);
-                up.set(i64::from(server.status.state().up));
+                let up = server.status.state().up;
+                self.gateway.metrics.set_server_up(&api.namespace, &api.name, name, up);
             }
             for channel in running.channels.values() {
                 if let Some(feed) = &channel.feed {

@@ -58,8 +58,7 @@ pub struct Metrics {
     ring_messages: IntGaugeVec,
     /// Events in the fetch queues of all Kafka clients.
     pub fetch_queue_events: IntGauge,
-    /// `server_up{namespace,api,server}`.
-    pub server_up: IntGaugeVec,
+    server_up: IntGaugeVec,
     reloads: IntCounterVec,
     /// `config_sequence`.
     pub config_sequence: IntGauge,
@@ -189,6 +188,11 @@ impl Metrics {
             start_seconds,
             registry,
         })
+    }
+
+    /// Says whether a server answers.
+    pub fn set_server_up(&self, namespace: &str, api: &str, server: &str, up: bool) {
+        self.server_up.with_label_values(&[namespace, api, server]).set(i64::from(up));
     }
 
     /// Forgets a server that is gone.

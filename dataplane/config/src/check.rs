@@ -44,6 +44,7 @@ pub fn check_api(name: &str, spec: &StreamApiSpec) -> Vec<Problem> {
     if spec.base_path.as_deref().is_some_and(|base| base == "/-" || base.starts_with("/-/")) {
         problems.push(Problem::new("spec.basePath", "/-/ is reserved; choose another path"));
     }
+    check_dots("spec.basePath".into(), spec.base_path.as_deref(), &mut problems);
     check_servers(spec, &mut problems);
     check_lifecycle(spec, &mut problems);
     check_channels(name, spec, &mut problems);
@@ -174,6 +175,13 @@ fn check_channels(name: &str, spec: &StreamApiSpec, problems: &mut Vec<Problem>)
     }
 }
 
+/// Clients and proxies take `.` and `..` out of a path before they send it (RFC 3986 §5.2.4).
+fn check_dots(at: String, path: Option<&str>, problems: &mut Vec<Problem>) {
+    if path.is_some_and(|path| path.split('/').any(|segment| segment == "." || segment == "..")) {
+        problems.push(Problem::new(at, "a path with `.` or `..` in it is never asked for; write it without"));
+    }
+}
+
 fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &mut Vec<Problem>) {
     match spec.servers.iter().find(|server| server.name == channel.server) {
         None => problems.push(Problem::new(
@@ -186,6 +194,7 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
         )),
         Some(server) => check_address(at, &server.kind, channel, problems),
     }
+    check_dots(format!("{at}.path"), channel.path.as_deref(), problems);
     if channel.subscribe.is_none() && channel.publish.is_none() {
         problems.push(Problem::new(at, "does nothing; add `subscribe`, `publish` or both"));
     }
@@ -398,6 +407,9 @@ mod tests {
         let mut api = orders();
         api["channels"][0]["address"] = "rooms.{roomId}".into();
         check(api, &["spec.channels[0].address"]);
+        let mut api = orders();
+        api["channels"][0]["path"] = "/../x".into();
+        check(api, &["spec.channels[0].path"]);
         let mut api = orders();
         api["channels"][0]["address"] = "a/b".into();
         check(api, &["spec.channels[0].address"]);

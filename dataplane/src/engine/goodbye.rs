@@ -25,6 +25,8 @@ const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 /// Pings that may go unanswered.
 const MAX_UNANSWERED: u8 = 2;
+/// Clients are looked at twice a second: rather a little early than half a second late.
+const SLACK: Duration = Duration::from_millis(250);
 /// `retry:` of a stream that opens.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -228,7 +230,7 @@ impl Shard {
     /// Pings and heartbeats.
     pub(super) fn keep_alive(&mut self, key: usize, now: Instant) {
         let client = &mut self.clients[key];
-        if now < client.quiet_since + client.interval || client.full {
+        if now + SLACK < client.quiet_since + client.interval || client.full {
             return;
         }
         client.quiet_since = now;

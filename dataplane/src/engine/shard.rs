@@ -23,7 +23,7 @@ use crate::telemetry::DropReason;
 /// How often time-driven things are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How many ticks one sweep over all clients is spread over.
-const SWEEP_TICKS: usize = 10;
+const SWEEP_TICKS: usize = 5;
 /// How long a position ahead of the log waits for the log to reach it (wire.md, Cursor).
 const BEYOND_PATIENCE: Duration = Duration::from_secs(30);
 /// Different starting points that one walk keeps encoded batches for.
@@ -394,8 +394,8 @@ impl Shard {
         self.tick += 1;
         let now = Instant::now();
         let phase = self.tick % SWEEP_TICKS;
-        for key in self.keys() {
-            let client = &self.clients[key];
+        for key in 0..self.clients.capacity() {
+            let Some(client) = self.clients.get(key) else { continue };
             let urgent = client.goodbye.is_some() || client.closing.is_some();
             if urgent || key % SWEEP_TICKS == phase {
                 self.sweep(key, now);
