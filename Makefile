@@ -2,7 +2,7 @@
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 
-.PHONY: run build test lint unit flows browser bench
+.PHONY: run build test lint unit generated flows faults browser bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
@@ -15,7 +15,7 @@ build: ## Build the sluice binary
 
 test: ## Every suite; ends with `N passed, N failed`
 	@scripts/setup all
-	@scripts/test lint unit flows browser
+	@scripts/test lint unit generated flows browser
 
 lint: ## Format, clippy, licences and sources
 	@scripts/setup lint
@@ -28,6 +28,15 @@ unit: ## Tests beside the code
 flows: ## The real binary against real Kafka, a real collector and hostile clients
 	@scripts/setup build kafka otel
 	@scripts/test flows
+
+generated: ## Files made from the code are fresh
+	@scripts/setup build
+	@scripts/test generated
+
+faults: ## The flows that break something under load
+	@scripts/setup build kafka
+	cargo build --release --locked -p sluice
+	cargo test --release --locked -p sluice-tests --test faults
 
 browser: ## The console and browsers' own clients, in headless Chromium
 	@scripts/setup build kafka browser

@@ -1,14 +1,17 @@
 //! Faults under load. Every message is counted by id and checksum; a client within the replay
 //! window gets no gap and loses nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_tests::client::Follower;
 use sluice_tests::client::follower::Transport;
+use sluice_tests::client::websocket::Event;
 use sluice_tests::documents::{Api, Channel, Documents};
 use sluice_tests::kafka::Listener;
-use sluice_tests::{Cluster, Ledger, Load, Sluice, eventually};
+use sluice_tests::proxy::Proxy;
+use sluice_tests::{Cluster, Ledger, Load, Sluice, Sse, WebSocket, eventually};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 /// Messages of each fault.
@@ -149,6 +152,9 @@ async fn nothing_is_lost_when_the_process_is_killed_three_times_and_drained() {
         sluice.restart().await;
     }
     posted.reaches(MESSAGES * 3 / 5 * 4 / 5).await;
+    for follower in &followers {
+        follower.connected().await;
+    }
     sluice.signal(libc::SIGTERM);
     let status = sluice.ended(Duration::from_secs(10)).await;
     assert!(status.success(), "drained with {status}");
@@ -254,5 +260,43 @@ async fn nothing_is_lost_when_the_partition_count_is_raised() {
     new.done().await;
     check(&followers, &ledger, 0).await;
     drop(followers);
+    sluice.stop().await;
+}
+
+/// W20: idle for a minute behind something that cuts after twenty idle seconds, with every default.
+#[tokio::test]
+async fn idle_streams_stay_up_through_a_proxy_that_cuts_idle_connections() {
+    let channel = Channel::both_ways("orders", "orders");
+    let sluice = Sluice::start(&Documents::new().api(Api::new("shop").memory().channel(channel))).await;
+    let idle = Duration::from_secs(20);
+    let proxy = Proxy::start(sluice.port(), idle).await;
+    let url = format!("http://127.0.0.1:{}/shop/orders", proxy.port);
+    let mut stream = Sse::begin(&url).await;
+    let (mut socket, _) = WebSocket::begin(&url).await;
+    let silent = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy listens");
+    let end = Instant::now() + Duration::from_secs(60);
+    let (mut beats, mut pings) = (0, 0);
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        tokio::select! {
+            block = stream.within(left) => match block {
+                Some(block) => {
+                    assert!(block.data.is_none() && block.id.is_some(), "{block:?}");
+                    beats += 1;
+                }
+                None => assert!(Instant::now() >= end, "the stream ended"),
+            },
+            event = socket.within(left) => match event {
+                Some(Event::Ping) => pings += 1,
+                Some(event) => panic!("{event:?}"),
+                None => {}
+            },
+        }
+    }
+    assert!(beats >= 3 && pings >= 3, "{beats} heartbeats, {pings} pings");
+    assert_eq!(proxy.cuts(), 1, "the proxy cut the connection that was silent, and no other");
+    assert_eq!(sluice_tests::client::http::publish(&sluice.url("/shop/orders"), &[], "1").await.status, 200);
+    assert_eq!(stream.message().await.data.as_deref(), Some("1"));
+    assert_eq!(socket.message().await.payload(), Some(b"1".to_vec()));
+    drop((stream, socket, silent));
     sluice.stop().await;
 }

@@ -336,12 +336,17 @@ async fn a_client_goes_on_where_it_was_on_another_process_and_after_a_restart() 
     one.restart().await;
     let mut socket = WebSocket::open(&one.url(&format!("/shop/orders?cursor={cursor}")), JSON).await;
     assert_eq!(socket.frame().await.kind, "ready", "no gap");
-    for _ in 0..35 {
+    // Partitions interleave differently on each process, so a cursor may step back on the way:
+    // some messages come twice with the same id, none is missed.
+    for count in 0.. {
+        if reader.lost().is_empty() {
+            break;
+        }
+        assert!(count < 60, "{reader}");
         let message = socket.message().await;
         reader.take(&message.payload().expect("a payload"), message.id.as_deref());
     }
     reader.check("the client");
-    assert_eq!(reader.duplicated(), 0);
     drop(socket);
     one.stop().await;
     two.stop().await;

@@ -414,7 +414,7 @@ async fn a_start_with_nothing_to_serve_ends_with_one() {
     assert_eq!(publish(&half.url("/bad/orders"), &[], "1").await.status, 404);
     half.stop().await;
     let mut none = Sluice::with(&Documents::new().api(bad)).launch();
-    none.expect_log(&["bad", "apis.yaml", "nothing can be served"]);
+    none.expect_log(&["bad", "apis.yaml", "correct the problems above"]);
     assert_eq!(none.ended(Duration::from_secs(10)).await.code(), Some(1));
 }
 

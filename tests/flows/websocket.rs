@@ -392,7 +392,7 @@ async fn a_client_that_does_not_answer_pings_is_closed() {
     let mut pings = 0;
     let watch = async {
         while begun.elapsed() < Duration::from_secs(5) {
-            match answers.within(Duration::from_secs(2)).await {
+            match answers.within(Duration::from_secs(3)).await {
                 Some(Event::Ping) => pings += 1,
                 other => panic!("{other:?}"),
             }
@@ -401,7 +401,7 @@ async fn a_client_that_does_not_answer_pings_is_closed() {
     let (end, ()) = tokio::join!(silent.to_end(Duration::from_secs(10)), watch);
     let end = end.expect("the silent client is closed");
     assert!(end.iter().filter(|byte| **byte == 0x89).count() >= 2, "it was pinged twice first: {end:?}");
-    assert!(pings >= 4, "the other was pinged {pings} times and stays");
+    assert!(pings >= 2, "the other was pinged {pings} times and stays");
     drop(answers);
     sluice.stop().await;
 }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod otel;
 pub mod parts;
 pub mod process;
+pub mod proxy;
 pub mod seed;
 pub mod sluice;
 pub mod wait;

@@ -42,6 +42,8 @@ pub struct Seen {
     pub refusals: Vec<u16>,
     /// `drain` frames and events.
     pub drains: usize,
+    /// Whether it is connected now.
+    pub open: bool,
     cursor: Option<String>,
 }
 
@@ -80,6 +82,7 @@ impl Follower {
             closes: Vec::new(),
             refusals: Vec::new(),
             drains: 0,
+            open: false,
             cursor: None,
         }));
         let client = Client {
@@ -125,6 +128,14 @@ impl Follower {
         println!("{}: {}", self.name, self.report());
     }
 
+    /// Waits until it is connected.
+    pub async fn connected(&self) {
+        within(Duration::from_secs(20), "the follower comes back", || async {
+            self.seen().open.then_some(())
+        })
+        .await;
+    }
+
     /// A line about it.
     pub fn report(&self) -> String {
         let seen = self.seen();
@@ -149,12 +160,19 @@ impl Client {
                 Transport::WebSocket => self.websocket(url).await,
                 Transport::Sse => self.sse(url).await,
             }
+            self.seen().open = false;
             tokio::time::sleep(self.pause.min(LONGEST)).await;
         }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) {
+        let mut seen = self.seen();
+        seen.connections += 1;
+        seen.open = true;
     }
 
     async fn websocket(&mut self, url: &str) {
@@ -169,7 +187,7 @@ impl Client {
             Some(Err(answer)) => return self.seen().refusals.push(answer.status),
             None => return,
         };
-        self.seen().connections += 1;
+        self.opened();
         loop {
             let text = match socket.event().await {
                 Event::Text(text) => text,
@@ -213,7 +231,7 @@ impl Client {
             Some(Err(answer)) => return self.seen().refusals.push(answer.status),
             None => return,
         };
-        self.seen().connections += 1;
+        self.opened();
         while let Some(block) = stream.next().await {
             if let Some(retry) = block.retry {
                 self.pause = Duration::from_millis(retry);
