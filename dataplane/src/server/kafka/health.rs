@@ -169,7 +169,8 @@ impl Health {
                 format!("the broker does not let this user read topic `{topic}`; grant Read on it")
             }
             code => format!(
-                "topic `{topic}` cannot be read at offset {position} of partition {partition}: {code}"
+                "topic `{topic}` cannot be read at offset {position} of partition {partition}: {}",
+                words(code)
             ),
         };
         let mut state = self.state.lock();
@@ -323,8 +324,17 @@ pub fn topic_problem(topic: &str, code: Code) -> String {
         Code::TopicAuthorizationFailed => {
             format!("the broker does not let this user see topic `{topic}`; grant Read or Write on it")
         }
-        code => format!("topic `{topic}` cannot be used: {code}"),
+        code => format!("topic `{topic}` cannot be used: {}", words(code)),
     }
+}
+
+/// librdkafka's words for `code`, without rdkafka's name for it.
+pub fn words(code: Code) -> String {
+    let text = code.to_string();
+    let words = text.split_once(" (").and_then(|(_, words)| words.strip_suffix(')'));
+    words.map_or(text.clone(), |words| {
+        words.trim_start_matches("Local: ").trim_start_matches("Broker: ").to_owned()
+    })
 }
 
 /// What kind of error it is, with librdkafka's words. It appends how long something took; without
@@ -369,6 +379,12 @@ mod tests {
         assert!(state.reason().is_some_and(|reason| reason.contains("refuses the login")));
         fail(&mut state, Code::BrokerTransportFailure, "a:1: refused");
         assert!(state.reason().is_some_and(|reason| reason.contains("refuses the login")));
+    }
+
+    #[test]
+    fn codes_read_as_words() {
+        assert_eq!(words(Code::PurgeInflight), "Purged in flight");
+        assert_eq!(words(Code::InvalidRecord), "Broker failed to validate record");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::bindings::rd_kafka_msg_status_t as Status;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::health::topic_problem;
+use super::health::{topic_problem, words};
 use crate::server::PublishError;
 
 /// When to try again after an overload or a restart of ours.
@@ -48,7 +48,11 @@ pub fn failure(topic: &str, code: Code, status: Status, timeout: Duration) -> Pu
             Code::MessageTimedOut | Code::RequestTimedOut | Code::OperationTimedOut => {
                 format!("the broker did not acknowledge the message within {within}; it may have it")
             }
-            code => format!("the broker may have the message, but did not acknowledge it: {code}"),
+            Code::PurgeInflight => {
+                "the connection to the broker was closed before the message was acknowledged; it may have it"
+                    .to_owned()
+            }
+            code => format!("the broker may have the message, but did not acknowledge it: {}", words(code)),
         };
         return PublishError::Unknown { reason };
     }
@@ -73,9 +77,9 @@ pub fn failure(topic: &str, code: Code, status: Status, timeout: Duration) -> Pu
         ),
         Code::NotEnoughReplicas => not_written("too few replicas of the topic are in sync", LATER),
         Code::InvalidRecord | Code::PolicyViolation => {
-            unusable(format!("the broker refuses the message: {code}"))
+            unusable(format!("the broker refuses the message: {}", words(code)))
         }
-        code => not_written(format!("the broker did not take the message: {code}"), LATER),
+        code => not_written(format!("the broker did not take the message: {}", words(code)), LATER),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::message::Incarnation;
 /// A topic that was only published to is looked at for this long after its last use.
 const KEPT: Duration = Duration::from_secs(60);
 /// A topic that could not be used is looked at again, for a publish, after this long.
-const STALE: Duration = Duration::from_secs(1);
+const STALE: Duration = Duration::from_millis(250);
 
 /// Between two questions to a broker that does not answer.
 const AGAIN: Duration = Duration::from_millis(100);
