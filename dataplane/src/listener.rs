@@ -248,7 +248,8 @@ async fn serve_http(io: Rewound, peer: Peer, gateway: Arc<Gateway>, watcher: Wat
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(30))
-        .max_headers(MAX_HEADERS);
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(2 * MAX_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

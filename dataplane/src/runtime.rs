@@ -278,7 +278,11 @@ impl Runtime {
             let logs = before.map(|before| before.logs.clone()).unwrap_or_default();
             return Ok(RunningServer { kind: kind.clone(), status, client: None, logs });
         };
-        let settings = kafka::Settings::resolve(spec, entry, material)?;
+        let place = |problem: Problem| {
+            Problem::new(format!("spec.servers[name={name}].{}", problem.at), problem.message)
+        };
+        let settings = kafka::Settings::resolve(spec, entry, material)
+            .map_err(|problems| problems.into_iter().map(place).collect::<Vec<_>>())?;
         let digest = settings.digest();
         let client = match self.clients.get(&digest) {
             Some(client) => client.clone(),
