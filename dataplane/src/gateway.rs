@@ -408,10 +408,10 @@ async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Resu
     Ok(acquired)
 }
 
-/// `Host`, or the authority of an HTTP/2 request.
+/// The authority of the request's target where it has one (HTTP/2, and RFC 9112 §3.2.2), else `Host`.
 fn host(request: &Parts) -> Option<&str> {
-    let header = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    header.or_else(|| request.uri.authority().map(http::uri::Authority::as_str))
+    let header = || request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    request.uri.authority().map(http::uri::Authority::as_str).or_else(header)
 }
 
 fn is_same_origin(request: &Parts, scheme: &str) -> bool {
