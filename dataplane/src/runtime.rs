@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_config::channel::{LifecycleState, path};
+use sluice_config::channel::path;
 use sluice_config::check::check_api;
 use sluice_config::server::ServerKind;
 use sluice_config::{ChannelPolicy, Entry, Material, Problem};
@@ -19,8 +19,13 @@ use crate::feed::ring::Budget;
 use crate::feed::{Feed, Settings};
 use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
-use crate::server::{Sink, Source, Status, kafka, memory};
+use crate::runtime::catalog::{describe, lifecycle};
+use crate::runtime::server::{KafkaClient, RunningServer};
+use crate::server::{Status, kafka};
 use crate::telemetry::trace::{Place, Tracing};
+
+mod catalog;
+mod server;
 
 /// How long a client without channels may take to flush before it is dropped.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -62,12 +67,6 @@ pub struct ServerState {
     pub status: Arc<Status>,
 }
 
-/// A Kafka client and the state of its connection.
-struct KafkaClient {
-    client: Arc<kafka::Client>,
-    status: Arc<Status>,
-}
-
 /// An API that is served.
 struct Running {
     entry: Entry,
@@ -76,15 +75,6 @@ struct Running {
     merged: bool,
     servers: BTreeMap<String, RunningServer>,
     channels: BTreeMap<String, RunningChannel>,
-}
-
-/// A server of an API.
-#[derive(Clone)]
-struct RunningServer {
-    kind: ServerKind,
-    status: Arc<Status>,
-    client: Option<Arc<KafkaClient>>,
-    logs: BTreeMap<String, Arc<memory::Log>>,
 }
 
 struct RunningChannel {
@@ -449,57 +439,6 @@ impl Running {
     }
 }
 
-impl RunningServer {
-    /// Whether `address` holds the same messages: its feed can go on.
-    fn holds_the_same(&self, new: &mut Self, address: &str) -> bool {
-        if let (ServerKind::Memory(_), ServerKind::Memory(_)) = (&self.kind, &new.kind) {
-            let log = new.log(address);
-            return self.logs.get(address).is_some_and(|old| Arc::ptr_eq(old, &log));
-        }
-        match (&self.kind, &new.kind) {
-            (ServerKind::Kafka(old), ServerKind::Kafka(new)) => old.brokers == new.brokers,
-            (ServerKind::Generator(_), ServerKind::Generator(_)) => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the reader can go on as it is.
-    fn reads_the_same(&self, new: &Self) -> bool {
-        let same_client = match (&self.client, &new.client) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            _ => true,
-        };
-        let same_kind = matches!(self.kind, ServerKind::Kafka(_)) || self.kind == new.kind;
-        same_client && same_kind
-    }
-
-    fn log(&mut self, address: &str) -> Arc<memory::Log> {
-        self.logs.entry(address.to_owned()).or_insert_with(|| memory::Log::new(address)).clone()
-    }
-
-    fn source(&mut self, address: &str) -> Source {
-        match (&self.kind, &self.client) {
-            (ServerKind::Generator(settings), _) => {
-                Source::Generator { settings: settings.clone(), address: address.to_owned() }
-            }
-            (ServerKind::Kafka(_), Some(client)) => {
-                Source::Kafka { client: client.client.clone(), topic: address.to_owned() }
-            }
-            (ServerKind::Kafka(_) | ServerKind::Memory(_), _) => Source::Memory(self.log(address)),
-        }
-    }
-
-    fn sink(&mut self, address: &str) -> Option<Sink> {
-        match (&self.kind, &self.client) {
-            (ServerKind::Generator(_), _) => None,
-            (ServerKind::Kafka(_), Some(client)) => {
-                Some(Sink::Kafka { client: client.client.clone(), topic: address.to_owned() })
-            }
-            (ServerKind::Kafka(_) | ServerKind::Memory(_), _) => Some(Sink::Memory(self.log(address))),
-        }
-    }
-}
-
 fn remove(channel: &RunningChannel) {
     if let Some(feed) = &channel.feed {
         feed.stop();
@@ -522,38 +461,5 @@ fn encoder(api: &sluice_config::config::Api, spec: &sluice_config::Channel) -> E
         event_type: spec.message.name.clone().unwrap_or_else(|| "dev.sluice.message".into()),
         content_type: spec.message.content_type.as_deref().unwrap_or(OCTET_STREAM).into(),
         cursor: spec.subscribe.as_ref().map(|subscribe| subscribe.cursor).unwrap_or_default(),
-    }
-}
-
-/// What the console shows of a channel.
-fn describe(spec: &sluice_config::Channel, channel: &RunningChannel, kind: &str) -> serde_json::Value {
-    let state = channel.channel.state();
-    let subscribe = spec.subscribe.as_ref().map(|subscribe| {
-        json!({"websocket": subscribe.transports.websocket.is_some(),
-               "sse": subscribe.transports.sse.is_some(),
-               "formats": subscribe.formats})
-    });
-    let publish = spec.publish.as_ref().map(|publish| {
-        json!({"http": publish.transports.http.is_some(), "websocket": publish.transports.websocket.is_some()})
-    });
-    json!({
-        "name": spec.name,
-        "path": channel.path,
-        "description": spec.description,
-        "contentType": spec.message.content_type,
-        "address": spec.address,
-        "server": spec.server,
-        "serverKind": kind,
-        "subscribe": subscribe,
-        "publish": publish,
-        "authentication": if state.policy.needs_key() { "apiKeys" } else { "none" },
-    })
-}
-
-const fn lifecycle(state: LifecycleState) -> &'static str {
-    match state {
-        LifecycleState::Published => "Published",
-        LifecycleState::Deprecated => "Deprecated",
-        LifecycleState::Blocked => "Blocked",
     }
 }
