@@ -11,6 +11,7 @@ use sluice_tests::documents::{Api, Channel, Documents};
 use sluice_tests::kafka::Listener;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::{Cluster, Ledger, Load, Sluice, Sse, WebSocket, eventually};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -274,7 +275,10 @@ async fn idle_streams_stay_up_through_a_proxy_that_cuts_idle_connections() {
     let url = format!("http://127.0.0.1:{}/shop/orders", proxy.port);
     let mut stream = Sse::begin(&url).await;
     let (mut socket, _) = WebSocket::begin(&url).await;
-    let silent = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy listens");
+    // A connection that is kept alive after its answer, which nobody keeps busy.
+    let mut silent = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy listens");
+    let request = b"GET /-/ HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n";
+    silent.write_all(request).await.expect("open");
     let end = Instant::now() + Duration::from_secs(60);
     let (mut beats, mut pings) = (0, 0);
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
