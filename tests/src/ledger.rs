@@ -33,6 +33,7 @@ struct Book {
     offered: BTreeMap<String, Checksum>,
     accepted: BTreeSet<String>,
     resent: BTreeSet<String>,
+    refused: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -40,8 +41,8 @@ impl Ledger {
     pub fn new(purpose: &str, keys: usize) -> Self {
         let mut rng = crate::seed::rng(purpose);
         let run: String = std::iter::repeat_with(|| rng.lowercase()).take(6).collect();
-        let (next, offered, accepted, resent) = Default::default();
-        Self(Arc::new(Mutex::new(Book { rng, run, keys, next, offered, accepted, resent })))
+        let (next, offered, accepted, resent, refused) = Default::default();
+        Self(Arc::new(Mutex::new(Book { rng, run, keys, next, offered, accepted, resent, refused })))
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -85,8 +86,14 @@ impl Ledger {
         self.book().resent.insert(ident.into());
     }
 
+    /// It was surely not written, and will be sent again.
+    pub fn refuse(&self, ident: &str) {
+        self.book().refused.insert(ident.into());
+    }
+
     fn was_resent(&self, ident: &str) -> bool {
-        self.book().resent.contains(ident)
+        let book = self.book();
+        book.resent.contains(ident) || book.refused.contains(ident)
     }
 
     /// How many were accepted.
@@ -172,8 +179,14 @@ impl Reader {
 
     /// How many messages came more than once, though they were sent once.
     pub fn duplicated(&self) -> usize {
+        self.times.iter().filter(|(ident, times)| **times > 1 && !self.ledger.was_resent(ident)).count()
+    }
+
+    /// How many messages came more than once though each earlier attempt was surely not written.
+    pub fn written_though_refused(&self) -> usize {
         let book = self.ledger.book();
-        self.times.iter().filter(|(ident, times)| **times > 1 && !book.resent.contains(*ident)).count()
+        let once = |ident: &String| book.refused.contains(ident) && !book.resent.contains(ident);
+        self.times.iter().filter(|(ident, times)| **times > 1 && once(ident)).count()
     }
 
     /// What was accepted and has not come.

@@ -164,6 +164,7 @@ impl Sender {
             Ok(200) => return true,
             Ok(503) => {
                 self.refused.fetch_add(1, Ordering::SeqCst);
+                self.ledger.refuse(&payload.ident);
             }
             Ok(504) | Err(_) => {
                 self.unknown.fetch_add(1, Ordering::SeqCst);

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// The tests' own folder in the checkout.
-pub fn source() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The tests' own folder in the checkout. Cargo tells at run time which checkout that is; what was
+/// compiled may come from another one that shares its target directory.
+pub fn source() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).join("../tests")
 }
 
 /// The directory that `scripts/setup` made for `part`, pinned by `files` below `tests/parts/`.
