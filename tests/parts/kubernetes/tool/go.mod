@@ -1,0 +1,3 @@
+module sluice.dev/tool
+
+go 1.25
