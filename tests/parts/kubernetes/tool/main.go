@@ -21,9 +21,9 @@ const patience = 3 * time.Second
 const usage = `tool pause                  wait for SIGTERM and reap children
 tool serve [ADDRESS]        answer every HTTP request with the host's and the caller's name (:8080)
 tool get URL                print status and body; exit 1 unless the status is 2xx
-tool lookup NAME            print the addresses of a name
+tool lookup NAME [SERVER]   print the addresses of a name, of the system's name server or another
 tool cat FILE               print a file
-tool netpol API PKI PREFIX  enforce NetworkPolicy on the nodes whose network namespace is PREFIX<node>`
+tool netpol API PKI DIR     enforce NetworkPolicy in the nodes' network namespaces, DIR/<node>`
 
 func main() {
 	arguments := append(os.Args[1:], "", "", "", "")
@@ -36,7 +36,7 @@ func main() {
 	case "get":
 		err = get(arguments[1])
 	case "lookup":
-		err = lookup(arguments[1])
+		err = lookup(arguments[1], arguments[2])
 	case "cat":
 		err = cat(arguments[1])
 	case "netpol":
@@ -99,10 +99,16 @@ func get(url string) error {
 	return err
 }
 
-func lookup(name string) error {
+func lookup(name, server string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	addresses, err := net.DefaultResolver.LookupHost(ctx, name)
+	resolver := net.DefaultResolver
+	if server != "" {
+		resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(server, "53"))
+		}}
+	}
+	addresses, err := resolver.LookupHost(ctx, name)
 	for _, address := range addresses {
 		fmt.Println(address)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -22,13 +23,14 @@ const retry = 500 * time.Millisecond
 type enforcer struct {
 	client *http.Client
 	api    string
-	prefix string
-	mutex  sync.Mutex
-	view   view
-	dirty  chan struct{}
+	// namespaces is a directory with the network namespace of each node under its name.
+	namespaces string
+	mutex      sync.Mutex
+	view       view
+	dirty      chan struct{}
 }
 
-func netpol(api, pki, prefix string) error {
+func netpol(api, pki, namespaces string) error {
 	certificate, err := tls.LoadX509KeyPair(pki+"/admin.crt", pki+"/admin.key")
 	if err != nil {
 		return err
@@ -40,7 +42,7 @@ func netpol(api, pki, prefix string) error {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(authority)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{certificate}}}
-	e := &enforcer{client: &http.Client{Transport: transport}, api: "https://" + api, prefix: prefix, dirty: make(chan struct{}, 1)}
+	e := &enforcer{client: &http.Client{Transport: transport}, api: "https://" + api, namespaces: namespaces, dirty: make(chan struct{}, 1)}
 	go follow(e, "/api/v1/namespaces", &e.view.namespaces)
 	go follow(e, "/api/v1/pods", &e.view.pods)
 	go follow(e, "/apis/networking.k8s.io/v1/networkpolicies", &e.view.policies)
@@ -124,7 +126,7 @@ func (e *enforcer) enforce() {
 			if loaded[node] == table {
 				continue
 			}
-			load := exec.Command("nsenter", "--net=/run/netns/"+e.prefix+node, "nft", "-f", "-")
+			load := exec.Command("nsenter", "--net="+filepath.Join(e.namespaces, node), "nft", "-f", "-")
 			load.Stdin = strings.NewReader(table)
 			if output, err := load.CombinedOutput(); err != nil {
 				fmt.Printf("%s: %v: %s\n%s", node, err, output, table)
