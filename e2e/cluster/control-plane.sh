@@ -31,7 +31,7 @@ start_kube_apiserver() {
         --requestheader-extra-headers-prefix=X-Remote-Extra- \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
         --default-not-ready-toleration-seconds=10 --default-unreachable-toleration-seconds=10 \
-        "${flags[@]}" ${SLUICE_APISERVER_FLAGS:-}
+        "${flags[@]}" $apiserver_flags
 }
 
 ready_kube_apiserver() {

@@ -49,11 +49,14 @@ running() {
 }
 stopped() { ! running "$1" >/dev/null; }
 
+# end NAME SIGNAL: an API server with open watches would take a minute to end by itself.
 end() {
-    local name=$1 signal=$2 pid
+    local name=$1 signal=$2 pid patience=$((SECONDS + 10))
     pid=$(running "$name") || { say "$name does not run"; return 0; }
     kill "-$signal" "$pid"
-    within 90 "$name ended" stopped "$name"
+    until stopped "$name" || [ $SECONDS -ge $patience ]; do sleep 0.05; done
+    stopped "$name" || kill -KILL "$pid"
+    within 10 "$name ended" stopped "$name"
 }
 
 # Ids of all that carry the mark, but for this process and those above it.
