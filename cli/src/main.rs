@@ -10,6 +10,7 @@ mod files;
 mod key;
 mod logging;
 mod run;
+mod serve;
 mod yaml;
 
 /// What went wrong, by whose doing.
@@ -47,6 +48,8 @@ struct Cli {
 enum Command {
     /// Serve StreamAPIs from files, with no cluster, and follow the files' changes
     Run(Box<run::Args>),
+    /// Serve in a pod what the operator wrote
+    Serve(Box<serve::Args>),
     /// Tell every problem of the files as file:line: at: message
     Check(check::Args),
     /// Print the custom resource definitions
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     provider.install_default().expect("nothing installed a provider before main");
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Serve(args) => serve::serve(*args),
         Command::Check(args) => check::check(&args),
         Command::Crds => print_crds(),
         Command::Key(command) => key::key(&command),
@@ -114,7 +118,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&command, &mut found);
-        assert_eq!(found.len(), 4);
+        assert_eq!(found.len(), 5);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("  sluice "), "{help}");

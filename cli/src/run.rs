@@ -90,7 +90,15 @@ fn secret_name(text: &str) -> Result<SecretName, String> {
     }
 }
 
-fn drain_span(text: &str) -> Result<Span, String> {
+/// What the data plane runs on.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Two at least: a blocked one must not stop the other.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.max(2)).enable_all().build()
+}
+
+/// Parses how long a part of a drain may take.
+pub fn drain_span(text: &str) -> Result<Span, String> {
     let span: Span = text.parse().map_err(|error| format!("{error}"))?;
     if span <= Span::seconds(3600) { Ok(span) } else { Err("at most 1h".into()) }
 }
@@ -109,10 +117,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::Input);
     }
     let (send, receive) = channel::channel(Arc::clone(&first.loaded));
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    // Two at least: a blocked one must not stop the other.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(cores.max(2)).enable_all().build()?;
+    let runtime = runtime()?;
     let server = runtime.block_on(Server::bind(args.options()))?;
     let addresses = Addresses { plain: server.address, tls: server.tls_address, admin: server.admin_address };
     voice.listening(&addresses);

@@ -18,8 +18,11 @@ use crate::telemetry::Metrics;
 
 /// What the admin port shows.
 pub struct Shown {
-    /// A config was applied and listeners are open.
-    pub ready: AtomicBool,
+    /// Listeners are open.
+    pub open: AtomicBool,
+    /// A config was applied and something of it is served: a pod whose config or secrets have not
+    /// arrived yet must get no clients.
+    pub loaded: AtomicBool,
     /// The process goes away.
     pub draining: AtomicBool,
     /// The config in force.
@@ -55,7 +58,8 @@ async fn check_host(hosts: Arc<[String]>, request: Request, next: Next) -> Respo
 /// its Service.
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let draining = shown.draining.load(Ordering::SeqCst);
-    let ready = shown.ready.load(Ordering::SeqCst) && !draining;
+    let serving = [&shown.open, &shown.loaded].iter().all(|flag| flag.load(Ordering::SeqCst));
+    let ready = serving && !draining;
     let servers: Vec<_> = shown
         .servers
         .load()

@@ -2,6 +2,9 @@
 //!
 //! Whoever loads (files on a laptop, mounted or watched objects in a pod) sends a whole [`Loaded`]
 //! through one `tokio::sync::watch` channel; the data plane knows nothing of where it came from.
+//! [`pod`] is the loader of a pod; that of files stands with the command line.
+
+pub mod pod;
 
 use std::collections::BTreeMap;
 

@@ -30,5 +30,6 @@ mod telemetry;
 mod tls;
 mod transport;
 
+pub use config::pod::{PodError, PodSource};
 pub use config::{CursorKey, Loaded, Refused, TlsMaterial};
 pub use serve::{Options, ServeError, Server};

@@ -128,7 +128,8 @@ impl Server {
             draining: CancellationToken::new(),
         });
         let shown = Arc::new(Shown {
-            ready: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             applied: Default::default(),
             servers: Default::default(),
@@ -141,6 +142,7 @@ impl Server {
             return Err(ServeError::Certificate(reason));
         }
         apply(&mut runtime, &first, &shown);
+        shown.open.store(true, Ordering::SeqCst);
 
         let graceful = Arc::new(GracefulShutdown::new());
         let mut tasks = JoinSet::new();
@@ -153,7 +155,6 @@ impl Server {
         let admin = tokio::spawn(
             axum::serve(admin, admin::routes(shown.clone(), options.hosts.clone())).into_future(),
         );
-        shown.ready.store(true, Ordering::SeqCst);
         metrics.start_seconds.set(started.elapsed().as_secs_f64());
 
         let mut sweep = tokio::time::interval(SWEEP);
@@ -229,6 +230,9 @@ fn apply(runtime: &mut Runtime, loaded: &Loaded, shown: &Shown) {
         refused = applied.refused.len(),
         "config applied"
     );
+    if !applied.apis.is_empty() {
+        shown.loaded.store(true, Ordering::SeqCst);
+    }
     shown.applied.store(Arc::new(applied));
     shown.servers.store(Arc::new(servers));
     runtime.sweep();
@@ -259,13 +263,16 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
 
 /// The memory this process may use: its cgroup's limit, else the machine's.
 fn memory_limit() -> u64 {
-    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    // Version 2, then version 1; without a limit version 1 gives a number beyond all memory.
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let cgroup =
+        limits.iter().find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     let machine = || {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
     };
-    cgroup.and_then(|text| text.trim().parse().ok()).or_else(machine).unwrap_or(1 << 30)
+    [cgroup, machine()].into_iter().flatten().min().unwrap_or(1 << 30)
 }
 
 /// Export of metrics and traces, if it was asked for.

@@ -145,6 +145,11 @@ impl Collector<'_> {
     }
 }
 
+/// What the revision of `entry` must be.
+pub fn revision_of(entry: &Entry) -> String {
+    revision(&entry.api, &entry.policies, &entry.material)
+}
+
 /// Digest of everything that is served, over JSON with sorted keys.
 fn revision(
     api: &ConfigApi,

@@ -1,17 +1,30 @@
-//! Turns resources into the [`Config`] of a data plane.
+//! Turns resources into the [`Config`] of a data plane, and into workloads.
 //!
 //! The steps are pure: [`read`] (a document becomes an object, or every problem of it), then for all
 //! objects together [`dereference`] (what refers to what) → [`validate`] (what may be served) →
 //! [`build`] (config and material, policies merged). The operator and `sluice run` share them.
+//!
+//! In a cluster they go on: [`children`] (what an API consists of) → [`compare`] (what of it
+//! differs) → [`apply`] (writes) → [`report`] (conditions). [`world`] and [`observe`] see, [`control`]
+//! puts the steps together, [`lease`] decides who may write.
 
 use sluice_config::{Config, Material, Problem};
 
+pub mod apply;
 pub mod build;
+pub mod children;
+pub mod compare;
+pub mod control;
 pub mod dereference;
+pub mod lease;
 pub mod merge;
+pub mod metrics;
 pub mod objects;
+pub mod observe;
 pub mod read;
+pub mod report;
 pub mod validate;
+pub mod world;
 
 pub use build::Note;
 pub use objects::{Kind, Objects, Unread};

@@ -288,12 +288,12 @@ mod tests {
         let unread = refused(json!({
             "apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI", "metadata": {"name": "shop"},
             "spec": {
-                "placement": {}, "servers": [{"name": "a", "memory": {}}],
+                "bridges": [], "servers": [{"name": "a", "memory": {}}],
                 "channels": [{"name": "b", "server": "x", "address": "b"}],
             },
         }));
         let found: Vec<_> = unread.problems.iter().map(|problem| problem.at.as_str()).collect();
-        assert_eq!(found, ["spec.placement", "spec.channels[0].server", "spec.channels[0]"]);
+        assert_eq!(found, ["spec.bridges", "spec.channels[0].server", "spec.channels[0]"]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn every_problem_of_an_api_says_where_and_what_to_write() {
         (
             "/spec/placement",
             json!({"sidecar": {}}),
-            "spec.placement: `placement` is not implemented by this build",
+            "spec.placement.sidecar: `sidecar` is not implemented by this build",
         ),
         ("/spec/bridges", json!([]), "spec.bridges: `bridges` is not implemented by this build; remove it"),
         ("/spec/servers", json!([]), "spec.servers: is empty; write at least one"),
@@ -320,7 +320,7 @@ fn every_problem_of_a_policy_says_where_and_what_to_write() {
 
 #[test]
 fn all_problems_are_found_at_once_and_their_number_is_bounded() {
-    let mut document = api("/spec/placement", json!({}));
+    let mut document = api("/spec/bridges", json!([]));
     set(&mut document, "/spec/channels/0/address", json!(""));
     set(&mut document, "/spec/servers/0/kafka/brokers", json!(7));
     assert_eq!(STREAM_API.check(&document).len(), 3);
@@ -367,6 +367,16 @@ fn patterns_and_their_functions_agree() {
         (words::OBJECT_NAME, &["0", "a.b-c"], &["", ".a", "a.", "a/b"]),
         (words::NAMESPACE, &["default", "0a"], &["a.b", "-a"]),
         (words::DURATION, &["1h30m", "0s"], &["", "1d", "1.5s"]),
+        (
+            r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+            &["0", "500m", "1.5", "256Mi"],
+            &["", "m", "1.", "1.2345", "1e3", "-1", "1 Gi"],
+        ),
+        (
+            r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+            &["", "a", "A-b_c.1"],
+            &["-", "a-", ".a", "ä", "a b"],
+        ),
         (r"^(/[A-Za-z0-9._~-]+)+$", &["/a", "/a/b.~_-"], &["", "/", "a", "/a/", "//a", "/a b", "/ä"]),
         (r"^https?://[!-~]+$", &["https://x/?y"], &["https://", "ftp://x", "http://a b"]),
         (

@@ -2,6 +2,7 @@
 //! what a pattern asks for.
 
 use sluice_config::Span;
+use sluice_config::placement::{Quantity, is_label_value};
 
 /// Pattern of durations.
 pub const DURATION: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
@@ -13,7 +14,10 @@ pub const NAMESPACE: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// Fields and values that the design names and this build does not honour, by where they stand.
 /// They are refused by name, never ignored; the change that honours one removes it here.
 const LATER: &[(&str, &[&str])] = &[
-    ("spec", &["placement", "bridges", "listeners", "asyncapi"]),
+    ("spec", &["bridges", "listeners", "asyncapi"]),
+    ("spec.placement", &["sidecar", "gateway"]),
+    ("spec.placement.deployment", &["autoscaling", "listeners"]),
+    ("spec.placement.deployment.podTemplate", &["affinity"]),
     ("spec", &["validation", "authorization", "quota", "quotas", "transformation", "filter", "plan"]),
     ("spec.servers[]", &["mqtt", "rabbitmq", "amqp", "websocket", "sse", "http", "nats", "solace"]),
     ("spec.channels[]", &["parameters", "filter", "delivery"]),
@@ -97,6 +101,13 @@ pub fn expectation(pattern: &str) -> Option<Expectation> {
             "use a-z, 0-9 and -, as namespaces are named",
         ),
         DURATION => (|text| text.parse::<Span>().is_ok(), "write a duration like 250ms, 10s, 5m or 1h30m"),
+        r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$" => {
+            (|text| Quantity(text.into()).milli().is_some(), "write a quantity like 500m, 2 or 256Mi")
+        }
+        r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" => (
+            is_label_value,
+            "use letters, digits, '-', '_' and '.', and begin and end with a letter or digit",
+        ),
         r"^(/[A-Za-z0-9._~-]+)+$" => (
             is_path,
             "write a path like /shop/orders of letters, digits, '.', '_', '~' and '-', without '/' at the end",

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::placement::Placement;
 use crate::server::Server;
 use crate::span::Span;
 
@@ -28,6 +29,9 @@ pub struct StreamApiSpec {
     /// Where the API is in its life. Acts on open connections too.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// Where the data plane runs in a cluster.
+    #[serde(default)]
+    pub placement: Placement,
 }
 
 /// Where an API is in its life.

@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::channel::{Channel, StreamApiSpec, path};
 use crate::kafka::{Kafka, Mechanism, property};
+use crate::placement;
 use crate::policy::{Authentication, Cors, StreamPolicySpec};
 use crate::server::ServerKind;
 use crate::span::Span;
@@ -48,6 +49,7 @@ pub fn check_api(name: &str, spec: &StreamApiSpec) -> Vec<Problem> {
     check_servers(spec, &mut problems);
     check_lifecycle(spec, &mut problems);
     check_channels(name, spec, &mut problems);
+    placement::check(&spec.placement, &mut problems);
     problems
 }
 
@@ -341,7 +343,7 @@ fn is_origin(text: &str) -> bool {
 }
 
 /// At most 40 characters of a user's text, for messages.
-fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     let mut clipped: String =
         text.chars().take(40).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if clipped.len() < text.len() {

@@ -8,8 +8,38 @@ use serde::{Deserialize, Serialize};
 use crate::channel::StreamApiSpec;
 use crate::policy::ChannelPolicy;
 
-/// Version of the rendered format; part of the ConfigMap key's name.
-pub const FORMAT: u32 = 1;
+/// Key of the rendered [`Config`] in its ConfigMap, as JSON. The number is the format's version.
+pub const CONFIG_KEY: &str = "config-v1.json";
+/// The same, compressed with zstd, in `binaryData`: for what is larger than [`PLAIN_BYTES`].
+pub const CONFIG_KEY_ZSTD: &str = "config-v1.json.zst";
+/// The largest config that is written as it is, so that people can read it.
+pub const PLAIN_BYTES: usize = 200 * 1024;
+/// The most a ConfigMap's or a Secret's content may take; an API server takes 1 MiB with all.
+pub const DELIVERED_BYTES: usize = 900 * 1024;
+/// What the largest config may inflate to.
+pub const INFLATED_BYTES: usize = 16 * 1024 * 1024;
+/// The longest key of a Secret's data that an API server takes.
+const SECRET_KEY_BYTES: usize = 253;
+
+/// Key of the value `secret/key` of an API in the data plane's Secret. It is for people: data planes
+/// find values by their digests. No two values share a key, for `_` is in no name but the last.
+pub fn material_key(namespace: &str, api: &str, secret: &str, key: &str, digest: &str) -> String {
+    let name = format!("{namespace}_{api}_{secret}_{key}");
+    if name.len() <= SECRET_KEY_BYTES { name } else { format!("digest_{digest}") }
+}
+
+/// Key of an API's cursor keys in the data plane's Secret: 32 bytes each, the first signs. No
+/// namespace has a dot, so this is no [`material_key`].
+pub fn cursor_key(namespace: &str, api: &str) -> String {
+    format!("{CURSOR_KEY_PREFIX}{namespace}_{api}")
+}
+
+/// The API (`namespace/name`) whose cursor keys are at `key`, if it is such a key.
+pub fn api_of_cursor_key(key: &str) -> Option<String> {
+    Some(key.strip_prefix(CURSOR_KEY_PREFIX)?.replacen('_', "/", 1))
+}
+
+const CURSOR_KEY_PREFIX: &str = "cursor-key.";
 
 /// Everything one data plane serves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

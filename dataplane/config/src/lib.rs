@@ -5,6 +5,7 @@ pub mod channel;
 pub mod check;
 pub mod config;
 pub mod kafka;
+pub mod placement;
 pub mod policy;
 pub mod server;
 pub mod span;

@@ -381,7 +381,7 @@ fn a_refused_api_is_served_as_it_last_was_good_under_current_policies() {
     let mut bad = api("shop", &["orders", "more"]);
     bad["spec"]["channels"][1]["server"] = json!("nowhere");
     let mut unreadable = api("shop", &["orders"]);
-    unreadable["spec"]["placement"] = json!({});
+    unreadable["spec"]["bridges"] = json!([]);
     for broken in [bad, unreadable] {
         let limits = policy("p", &["shop"], json!({"limits": {"connections": 3}}));
         let second = render(&objects(&[broken, limits]), &first.config);
@@ -473,7 +473,7 @@ fn the_same_objects_give_the_same_config() {
 #[test]
 fn an_unread_api_that_was_never_served_is_not() {
     let mut unreadable = api("shop", &["orders"]);
-    unreadable["spec"]["placement"] = json!({});
+    unreadable["spec"]["bridges"] = json!([]);
     let objects = objects(&[unreadable, api("chat", &["lobby"])]);
     assert_eq!(objects.unread[0].kind, Kind::StreamApi);
     let rendered = render(&objects, &Config::default());

@@ -1,0 +1,119 @@
+//! `sluice serve`: the data plane in a pod. What it serves is written by the operator, mounted and
+//! watched; nothing here is meant to be typed by a person.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use sluice_config::Span;
+use sluice_dataplane::{Options, PodSource, Server};
+
+use crate::run::{drain_span, runtime};
+use crate::{Failure, logging};
+
+const EXAMPLES: &str = "\
+Example (what the operator puts into a pod):
+  sluice serve --config /etc/sluice/config --material /etc/sluice/material \\
+    --state /var/lib/sluice --watch default/shop-sluice
+
+To serve files without a cluster there is `sluice run`.";
+
+/// Flags of `sluice serve`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Directory of the mounted ConfigMap
+    #[arg(long, value_name = "DIR")]
+    config: PathBuf,
+    /// Directory of the mounted Secret
+    #[arg(long, value_name = "DIR")]
+    material: PathBuf,
+    /// Directory that outlives the container; what was applied last is kept there
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// The ConfigMap and the Secret to watch; without it only the mounts are followed
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    watch: Option<(String, String)>,
+    /// Where clients connect
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where clients connect with TLS
+    #[arg(long, value_name = "ADDRESS")]
+    listen_tls: Option<SocketAddr>,
+    /// Where health, metrics and the config in force are
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    admin: SocketAddr,
+    /// How long to accept connections after being told to stop: until every node knows
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = drain_span)]
+    drain_delay: Span,
+    /// Over how long clients are sent away after that
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = drain_span)]
+    drain_grace: Span,
+    /// Sends metrics and traces there (OTLP over HTTP), like http://collector:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+}
+
+fn object_name(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.into(), name.into()))
+        }
+        _ => Err("write NAMESPACE/NAME, like default/shop-sluice".into()),
+    }
+}
+
+/// Serves until told to stop.
+pub fn serve(args: Args) -> Result<(), Failure> {
+    logging::start();
+    let options = Options {
+        listen: args.listen,
+        listen_tls: args.listen_tls,
+        admin: args.admin,
+        hosts: Vec::new(),
+        console: false,
+        drain_delay: args.drain_delay.0,
+        drain_grace: args.drain_grace.0,
+        otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
+    };
+    let source =
+        PodSource { config: args.config, material: args.material, state: args.state, watch: args.watch };
+    runtime()?.block_on(async move {
+        let server = Server::bind(options).await?;
+        let loaded = source.follow().await?;
+        server.run(loaded).await?;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(more: &str) -> Result<Args, clap::Error> {
+        let line = format!("serve --config /c --material /m --state /s {more}");
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_pod() {
+        let args = parse("--watch a/shop-sluice").expect("a line");
+        assert_eq!(args.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!((args.drain_delay, args.drain_grace), (Span::seconds(5), Span::seconds(25)));
+        assert_eq!(args.watch, Some(("a".into(), "shop-sluice".into())));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for more in ["--watch shop", "--watch a/b/c", "--watch /b", "--file x"] {
+            assert!(parse(more).is_err(), "{more}");
+        }
+    }
+}

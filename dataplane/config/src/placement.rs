@@ -1,0 +1,399 @@
+//! Where the data plane of an API runs in a cluster, and what its pods may be given.
+//!
+//! The pod template is a typed subset on purpose: whoever may write a StreamAPI need not be one
+//! who may run any pod, so containers, volumes, service accounts and security contexts cannot be
+//! expressed.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Problem, clip};
+
+/// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
+/// own process and ignores this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Placement {
+    /// A Deployment of the API's own.
+    Deployment(Deployment),
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self::Deployment(Deployment::default())
+    }
+}
+
+/// The Deployment that serves the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Deployment {
+    /// How many pods. Every one serves every client; from two on, a PodDisruptionBudget keeps all
+    /// but one of them up while nodes are drained.
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: u32,
+    /// What the data plane's container asks for and may use.
+    pub resources: Resources,
+    /// What the pods are given besides.
+    pub pod_template: PodTemplate,
+}
+
+impl Default for Deployment {
+    fn default() -> Self {
+        Self { replicas: 1, resources: Resources::default(), pod_template: PodTemplate::default() }
+    }
+}
+
+/// Compute resources by name (`cpu`, `memory`), as Kubernetes quantities (`500m`, `256Mi`). Rings,
+/// client buffers and broker queues stay within 60 % of the memory limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    /// What the scheduler reserves.
+    #[schemars(extend("maxProperties" = 8))]
+    pub requests: BTreeMap<String, Quantity>,
+    /// What the container may use at most.
+    #[schemars(extend("maxProperties" = 8))]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        let quantities = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
+        };
+        Self {
+            requests: quantities(&[("cpu", "100m"), ("memory", "128Mi")]),
+            limits: quantities(&[("memory", "512Mi")]),
+        }
+    }
+}
+
+/// A Kubernetes quantity, like `500m`, `2` or `256Mi`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Quantity(
+    #[schemars(
+        length(min = 1, max = 20),
+        regex(pattern = r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
+    )]
+    pub String,
+);
+
+impl Quantity {
+    /// The amount in thousandths of the base unit; `None` if it is not a quantity.
+    pub fn milli(&self) -> Option<u128> {
+        let text = self.0.as_str();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if fraction.len() > 3 || (number.contains('.') && fraction.is_empty()) {
+            return None;
+        }
+        let thousandths: u128 = format!("{whole}{fraction:0<3}").parse().ok()?;
+        let factor: u128 = match unit {
+            "m" => return Some(thousandths / 1000),
+            "" => 1,
+            "k" => 1000,
+            "M" => 1000_u128.pow(2),
+            "G" => 1000_u128.pow(3),
+            "T" => 1000_u128.pow(4),
+            "Ki" => 1024,
+            "Mi" => 1024_u128.pow(2),
+            "Gi" => 1024_u128.pow(3),
+            "Ti" => 1024_u128.pow(4),
+            _ => return None,
+        };
+        thousandths.checked_mul(factor)
+    }
+}
+
+/// What pods are given besides what the operator decides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTemplate {
+    /// Labels of the pods. Those below `sluice.dev/` and `app.kubernetes.io/` are the operator's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub labels: BTreeMap<String, LabelValue>,
+    /// Annotations of the pods. Those below `sluice.dev/` are the operator's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, AnnotationValue>,
+    /// Labels that a node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, LabelValue>,
+    /// Taints that the pods accept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub tolerations: Vec<Toleration>,
+    /// How the pods spread over nodes and zones. Default: softly, over nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub topology_spread_constraints: Option<Vec<TopologySpread>>,
+    /// The pods' PriorityClass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub priority_class_name: Option<String>,
+    /// Secrets for pulling the data plane's image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub image_pull_secrets: Vec<PullSecret>,
+}
+
+/// A Secret of the StreamAPI's namespace that the kubelet pulls images with; it needs no label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PullSecret {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// Value of a label, at most 63 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct LabelValue(
+    #[schemars(length(max = 63), regex(pattern = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"))]
+    pub  String,
+);
+
+/// Value of an annotation, at most 1,024 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct AnnotationValue(#[schemars(length(max = 1024))] pub String);
+
+/// A taint that the pods accept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// Key of the taint. Without it every key, with `operator: Exists`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 316))]
+    pub key: Option<String>,
+    /// How key and value are compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<TolerationOperator>,
+    /// Value of the taint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+    /// Effect of the taint. Without it every effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<TaintEffect>,
+    /// Seconds for which `NoExecute` is tolerated. Without it for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub toleration_seconds: Option<i64>,
+}
+
+/// How a toleration compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TolerationOperator {
+    /// The taint has this key.
+    Exists,
+    /// The taint has this key and value.
+    Equal,
+}
+
+/// Effects of a taint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaintEffect {
+    /// Not scheduled there.
+    NoSchedule,
+    /// Rather not scheduled there.
+    PreferNoSchedule,
+    /// Not scheduled there, and evicted.
+    NoExecute,
+}
+
+/// How pods spread over a topology; the selector is the API's own pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopologySpread {
+    /// By how many pods two domains may differ.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_skew: u32,
+    /// Label of nodes that names the domain, like `topology.kubernetes.io/zone`.
+    #[schemars(length(min = 1, max = 316))]
+    pub topology_key: String,
+    /// What to do if that is not possible.
+    pub when_unsatisfiable: WhenUnsatisfiable,
+}
+
+/// What to do with a pod that cannot be spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenUnsatisfiable {
+    /// It waits.
+    DoNotSchedule,
+    /// It is placed where the skew is least.
+    ScheduleAnyway,
+}
+
+/// Prefixes of labels and annotations that are the operator's own.
+const RESERVED: [&str; 2] = ["sluice.dev/", "app.kubernetes.io/"];
+
+/// Checks what the schema cannot say.
+pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
+    let Placement::Deployment(deployment) = placement;
+    let at = "spec.placement.deployment";
+    let Resources { requests, limits } = &deployment.resources;
+    for (name, request) in requests {
+        if limits.get(name).is_some_and(|limit| limit.milli() < request.milli()) {
+            let at = format!("{at}.resources.requests[{name:?}]");
+            problems.push(Problem::new(at, "is more than the limit; lower it or raise the limit"));
+        }
+    }
+    for (part, name) in [("requests", requests), ("limits", limits)]
+        .into_iter()
+        .flat_map(|(part, quantities)| quantities.keys().map(move |name| (part, name)))
+    {
+        if !is_qualified_name(name) {
+            problems.push(Problem::new(
+                format!("{at}.resources.{part}[{:?}]", clip(name)),
+                "is not the name of a resource; write cpu or memory",
+            ));
+        }
+    }
+    let template = &deployment.pod_template;
+    let maps = [
+        ("labels", template.labels.keys().collect::<Vec<_>>(), true),
+        ("annotations", template.annotations.keys().collect(), true),
+        ("nodeSelector", template.node_selector.keys().collect(), false),
+    ];
+    for (map, names, is_given) in maps {
+        for name in names {
+            let at = format!("{at}.podTemplate.{map}[{:?}]", clip(name));
+            if !is_qualified_name(name) {
+                problems.push(Problem::new(at, "is not a name; write it like team or example.com/team"));
+            } else if is_given && RESERVED.iter().any(|prefix| name.starts_with(prefix)) {
+                problems.push(Problem::new(at, "is set by the operator; choose another name"));
+            }
+        }
+    }
+    for (index, toleration) in template.tolerations.iter().enumerate() {
+        let at = format!("{at}.podTemplate.tolerations[{index}]");
+        if toleration.key.as_ref().is_none_or(String::is_empty)
+            && toleration.operator != Some(TolerationOperator::Exists)
+        {
+            problems.push(Problem::new(&at, "has no key; add one, or `operator: Exists` for every taint"));
+        }
+        if toleration.operator == Some(TolerationOperator::Exists) && toleration.value.is_some() {
+            problems.push(Problem::new(&at, "has a value that `Exists` does not look at; remove it"));
+        }
+        if toleration.toleration_seconds.is_some() && toleration.effect != Some(TaintEffect::NoExecute) {
+            problems.push(Problem::new(&at, "has tolerationSeconds, which need `effect: NoExecute`"));
+        }
+        if toleration.key.as_deref().is_some_and(|key| !key.is_empty() && !is_qualified_name(key)) {
+            problems.push(Problem::new(&at, "has a key that is not a name; write it like example.com/team"));
+        }
+    }
+    for (index, spread) in template.topology_spread_constraints.iter().flatten().enumerate() {
+        if !is_qualified_name(&spread.topology_key) {
+            problems.push(Problem::new(
+                format!("{at}.podTemplate.topologySpreadConstraints[{index}].topologyKey"),
+                "is not the name of a label; write it like topology.kubernetes.io/zone",
+            ));
+        }
+    }
+}
+
+/// Whether `name` can be the key of a label: `[prefix/]name`, as Kubernetes has it.
+fn is_qualified_name(name: &str) -> bool {
+    let (prefix, name) = name.split_once('/').map_or((None, name), |(prefix, name)| (Some(prefix), name));
+    let is_domain = |text: &str| {
+        (1..=253).contains(&text.len())
+            && text.split('.').all(|label| {
+                let bytes = label.as_bytes();
+                !label.is_empty()
+                    && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+                    && bytes[0] != b'-'
+                    && bytes[bytes.len() - 1] != b'-'
+            })
+    };
+    !name.is_empty() && name.len() <= 63 && is_label_value(name) && prefix.is_none_or(is_domain)
+}
+
+/// Whether `text` can be the value of a label, but for its length.
+pub fn is_label_value(text: &str) -> bool {
+    let end = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    end(bytes.first())
+        && end(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut Deployment)) -> Vec<String> {
+        let mut deployment = Deployment::default();
+        change(&mut deployment);
+        let mut problems = Vec::new();
+        check(&Placement::Deployment(deployment), &mut problems);
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_the_operator_or_an_api_server_would_refuse_is_told() {
+        assert!(problems(|_| {}).is_empty());
+        let found = problems(|deployment| {
+            let quantity = |text: &str| Quantity(text.into());
+            deployment.resources.requests.insert("memory".into(), quantity("1Gi"));
+            deployment.resources.limits.insert("c p u".into(), quantity("1"));
+            let template = &mut deployment.pod_template;
+            template.labels.insert("sluice.dev/api".into(), LabelValue("x".into()));
+            template.labels.insert("a/b/c".into(), LabelValue("x".into()));
+            template.annotations.insert("-x".into(), AnnotationValue(String::new()));
+            template.node_selector.insert("app.kubernetes.io/x".into(), LabelValue("ok".into()));
+            template.tolerations.push(Toleration::default());
+            template.tolerations.push(Toleration {
+                key: Some("k".into()),
+                toleration_seconds: Some(1),
+                ..Toleration::default()
+            });
+            template.topology_spread_constraints = Some(vec![TopologySpread {
+                max_skew: 1,
+                topology_key: "zone/".into(),
+                when_unsatisfiable: WhenUnsatisfiable::DoNotSchedule,
+            }]);
+        });
+        let at: Vec<_> = found.iter().map(|problem| problem.split(": ").next().unwrap_or_default()).collect();
+        let deployment = "spec.placement.deployment";
+        assert_eq!(
+            at,
+            [
+                format!("{deployment}.resources.requests[\"memory\"]"),
+                format!("{deployment}.resources.limits[\"c p u\"]"),
+                format!("{deployment}.podTemplate.labels[\"a/b/c\"]"),
+                format!("{deployment}.podTemplate.labels[\"sluice.dev/api\"]"),
+                format!("{deployment}.podTemplate.annotations[\"-x\"]"),
+                format!("{deployment}.podTemplate.tolerations[0]"),
+                format!("{deployment}.podTemplate.tolerations[1]"),
+                format!("{deployment}.podTemplate.topologySpreadConstraints[0].topologyKey"),
+            ],
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn equal_quantities_are_equal_however_they_are_written() {
+        let milli = |text: &str| Quantity(text.into()).milli();
+        assert_eq!(milli("0.5"), milli("500m"));
+        assert_eq!(milli("1"), milli("1000m"));
+        assert_eq!(milli("1Gi"), milli("1024Mi"));
+        assert_eq!(milli("1.5k"), Some(1_500_000));
+        assert_ne!(milli("1M"), milli("1Mi"));
+    }
+
+    #[test]
+    fn what_is_not_a_quantity_has_no_amount() {
+        for text in ["", "m", "1.", "1.2345", "1e3", "-1", "1 Gi", "1GiB"] {
+            assert_eq!(Quantity(text.into()).milli(), None, "{text}");
+        }
+    }
+}

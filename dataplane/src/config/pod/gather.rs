@@ -1,0 +1,143 @@
+//! Decides which config a pod serves: pure, from what was delivered so far.
+//!
+//! At the start the highest sequence whose material is there counts. From then on the watch wins,
+//! also backwards (a cluster restored from a backup); a mount, which lags behind, only counts if its
+//! sequence is higher. Secret values are found by digest, so the order in which a ConfigMap and a
+//! Secret arrive does not matter.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use sluice_config::Material;
+use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES, api_of_cursor_key};
+
+use crate::config::{CursorKey, Loaded};
+
+/// Content of a ConfigMap or a Secret.
+pub type Data = BTreeMap<String, Vec<u8>>;
+/// Cursor keys by `namespace/name` of their API.
+pub type Keys = BTreeMap<String, Vec<CursorKey>>;
+
+/// How something was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By the kubelet.
+    Mount,
+    /// By the API server.
+    Watch,
+}
+
+/// What is known so far.
+#[derive(Default)]
+pub struct Gatherer {
+    config: Option<Config>,
+    /// Values of the newest Secret of each origin, and those the config in force needs.
+    values: Material,
+    keys: Keys,
+    /// The watch has delivered a Secret: the mount's is older or the same.
+    watched: bool,
+}
+
+impl Gatherer {
+    /// Begins with what was applied before the container was restarted.
+    pub fn restore(&mut self, config: Config, values: Material, keys: Keys) {
+        (self.config, self.values, self.keys) = (Some(config), values, keys);
+    }
+
+    /// Takes a config; `true` if it is served now.
+    pub fn config(&mut self, origin: Origin, config: Config) -> bool {
+        let better = match &self.config {
+            None => true,
+            Some(current) if *current == config => return false,
+            Some(current) => {
+                origin == Origin::Watch
+                    || (config.sequence > current.sequence
+                        && (self.is_complete(&config) || !self.is_complete(current)))
+            }
+        };
+        if better {
+            self.config = Some(config);
+        }
+        better
+    }
+
+    /// Takes the content of a Secret; `true` if that makes a difference.
+    pub fn material(&mut self, origin: Origin, data: &Data) -> bool {
+        let watched = self.watched;
+        self.watched |= origin == Origin::Watch;
+        let mut values = BTreeMap::new();
+        let mut keys = Keys::new();
+        for (name, value) in data {
+            match api_of_cursor_key(name) {
+                Some(api) => {
+                    let whole =
+                        value.chunks_exact(32).map(|key| CursorKey(key.try_into().expect("32 bytes")));
+                    keys.insert(api, whole.collect());
+                }
+                None => {
+                    let digest: String =
+                        Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect();
+                    values.insert(digest, Arc::from(value.as_slice()));
+                }
+            }
+        }
+        // A value that the config in force names stays until the config is another.
+        let named = self.config.iter().flat_map(|config| config.apis.values());
+        for digest in named.flat_map(|entry| entry.material.values()) {
+            if let Some(value) = self.values.0.get(digest) {
+                values.entry(digest.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        if origin == Origin::Mount && watched {
+            // Older than what the watch brought; it may only add what is missing.
+            values.extend(self.values.0.iter().map(|(digest, value)| (digest.clone(), value.clone())));
+            keys = self.keys.clone();
+        }
+        let changed = values != self.values.0 || keys != self.keys;
+        (self.values.0, self.keys) = (values, keys);
+        changed
+    }
+
+    /// What is to be served.
+    pub fn loaded(&self) -> Loaded {
+        Loaded {
+            config: self.config.clone().unwrap_or_default(),
+            material: self.values.clone(),
+            cursor_keys: self.keys.clone(),
+            ..Loaded::default()
+        }
+    }
+
+    fn is_complete(&self, config: &Config) -> bool {
+        config.apis.values().all(|entry| self.values.missing(entry).is_empty())
+    }
+}
+
+/// Reads a config out of a ConfigMap's content.
+pub fn parse(data: &Data) -> Result<Config, String> {
+    let inflated;
+    let text = match (data.get(CONFIG_KEY), data.get(CONFIG_KEY_ZSTD)) {
+        (Some(text), _) => text,
+        (None, Some(compressed)) => {
+            inflated = inflate(compressed)?;
+            &inflated
+        }
+        (None, None) => {
+            return Err(format!("the ConfigMap has neither {CONFIG_KEY} nor {CONFIG_KEY_ZSTD}"));
+        }
+    };
+    serde_json::from_slice(text).map_err(|error| error.to_string())
+}
+
+fn inflate(compressed: &[u8]) -> Result<Vec<u8>, String> {
+    let decoder = zstd::Decoder::new(compressed).map_err(|error| error.to_string())?;
+    let mut text = Vec::new();
+    let limit = INFLATED_BYTES as u64;
+    decoder.take(limit + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > limit { Err(format!("it inflates to more than {limit} bytes")) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use sluice_config::config::{Api, cursor_key};
+use sluice_config::{Entry, StreamApiSpec};
+
+use super::*;
+
+fn digest(value: &str) -> String {
+    Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A config that needs `value` as `login/password`.
+fn config(sequence: u64, value: &str) -> Config {
+    let entry = Entry {
+        generation: 1,
+        revision: format!("r{sequence}"),
+        api: Api { namespace: "a".into(), name: "shop".into(), spec: StreamApiSpec::default() },
+        policies: BTreeMap::new(),
+        material: [("login/password".to_owned(), digest(value))].into(),
+    };
+    Config { sequence, apis: [("a/shop".to_owned(), entry)].into() }
+}
+
+fn secret(values: &[&str]) -> Data {
+    values.iter().map(|value| (format!("a_shop_login_{value}"), value.as_bytes().to_vec())).collect()
+}
+
+fn sequence(gatherer: &Gatherer) -> u64 {
+    gatherer.loaded().config.sequence
+}
+
+#[test]
+fn the_watch_wins_also_backwards_and_a_late_mount_does_not() {
+    let mut gatherer = Gatherer::default();
+    assert!(gatherer.material(Origin::Mount, &secret(&["x"])));
+    assert!(gatherer.config(Origin::Mount, config(7, "x")));
+    assert!(gatherer.config(Origin::Watch, config(3, "x")));
+    assert_eq!(sequence(&gatherer), 3);
+    assert!(!gatherer.config(Origin::Mount, config(2, "x")));
+    assert_eq!(sequence(&gatherer), 3);
+    assert!(gatherer.config(Origin::Mount, config(8, "x")));
+}
+
+#[test]
+fn at_the_start_the_highest_sequence_whose_material_is_there_counts() {
+    let saved =
+        || (config(5, "new"), Material([(digest("new"), Arc::from(&b"new"[..]))].into()), Keys::new());
+    // The mount lags behind what was applied.
+    let mut gatherer = Gatherer::default();
+    let (kept, values, keys) = saved();
+    gatherer.restore(kept, values, keys);
+    gatherer.material(Origin::Mount, &secret(&["old"]));
+    assert!(!gatherer.config(Origin::Mount, config(4, "old")));
+    assert_eq!(sequence(&gatherer), 5);
+    // The mounted config is newer than the mounted Secret.
+    assert!(!gatherer.config(Origin::Mount, config(6, "newest")));
+    assert_eq!(sequence(&gatherer), 5);
+    // With its material it counts.
+    gatherer.material(Origin::Mount, &secret(&["newest"]));
+    assert!(gatherer.config(Origin::Mount, config(6, "newest")));
+}
+
+#[test]
+fn values_of_the_config_in_force_stay_until_it_is_replaced() {
+    let mut gatherer = Gatherer::default();
+    gatherer.material(Origin::Watch, &secret(&["old"]));
+    gatherer.config(Origin::Watch, config(1, "old"));
+    assert!(gatherer.material(Origin::Watch, &secret(&["new"])));
+    let loaded = gatherer.loaded();
+    assert!(loaded.material.missing(&loaded.config.apis["a/shop"]).is_empty());
+    gatherer.config(Origin::Watch, config(2, "new"));
+    gatherer.material(Origin::Watch, &secret(&["new"]));
+    assert_eq!(gatherer.loaded().material.0.len(), 1, "what nothing names is dropped");
+}
+
+#[test]
+fn a_late_mounted_secret_does_not_take_back_what_the_watch_brought() {
+    let mut gatherer = Gatherer::default();
+    let mut watched = secret(&["new"]);
+    watched.insert(cursor_key("a", "shop"), vec![2; 32]);
+    gatherer.material(Origin::Watch, &watched);
+    let mut mounted = secret(&["old"]);
+    mounted.insert(cursor_key("a", "shop"), vec![1; 32]);
+    gatherer.material(Origin::Mount, &mounted);
+    let loaded = gatherer.loaded();
+    assert!(loaded.material.0.contains_key(&digest("new")));
+    assert_eq!(loaded.cursor_keys["a/shop"], [CursorKey([2; 32])]);
+}
+
+#[test]
+fn the_same_again_changes_nothing() {
+    let mut gatherer = Gatherer::default();
+    assert!(gatherer.material(Origin::Watch, &secret(&["x"])));
+    assert!(gatherer.config(Origin::Watch, config(1, "x")));
+    assert!(!gatherer.material(Origin::Watch, &secret(&["x"])));
+    assert!(!gatherer.config(Origin::Watch, config(1, "x")));
+    assert!(!gatherer.config(Origin::Mount, config(1, "x")));
+}
+
+#[test]
+fn several_cursor_keys_keep_their_order() {
+    let mut gatherer = Gatherer::default();
+    let mut data = Data::new();
+    data.insert(cursor_key("a", "shop"), [[9; 32], [8; 32]].concat());
+    gatherer.material(Origin::Watch, &data);
+    assert_eq!(gatherer.loaded().cursor_keys["a/shop"], [CursorKey([9; 32]), CursorKey([8; 32])]);
+    assert!(gatherer.loaded().material.0.is_empty());
+}
+
+#[test]
+fn a_compressed_config_is_read_and_a_bomb_is_not() {
+    let text = serde_json::to_vec(&config(4, "x")).expect("JSON");
+    let compress = |text: &[u8]| zstd::encode_all(text, 3).expect("compressed");
+    let data = |bytes: Vec<u8>| Data::from([(CONFIG_KEY_ZSTD.to_owned(), bytes)]);
+    assert_eq!(parse(&data(compress(&text))).expect("read").sequence, 4);
+    let bomb = compress(&vec![b' '; INFLATED_BYTES + 2]);
+    assert!(bomb.len() < 100_000);
+    assert!(parse(&data(bomb)).expect_err("refused").contains("inflates"));
+    assert!(parse(&Data::new()).is_err());
+    assert!(parse(&data(b"not zstd".to_vec())).is_err());
+}

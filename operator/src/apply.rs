@@ -1,0 +1,243 @@
+//! Writes children to the cluster; with [`crate::report`] the only place that writes.
+//!
+//! An object that is not ours, by the uid of its controller, is never written, whatever its name.
+//! Every write asks first whether this process still leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::children::{Child, ChildKind, Owner};
+use crate::compare::needs_apply;
+use crate::lease::Leadership;
+
+/// Who writes, as the API server keeps book of it.
+pub const FIELD_MANAGER: &str = "sluice-operator";
+/// How long one request may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Something else has the name.
+    #[error(
+        "{kind} `{name}` exists and does not belong to this StreamAPI; delete or rename it, or rename the StreamAPI"
+    )]
+    NameTaken {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refused it as wrong.
+    #[error("{kind} `{name}` was refused: {reason}")]
+    Refused {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What the API server said.
+        reason: String,
+    },
+    /// The API server could not be asked or did not answer as it should.
+    #[error("{kind} `{name}` could not be written")]
+    Request {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server took too long.
+    #[error("the API server did not answer within {PATIENCE:?}")]
+    Late,
+    /// Another replica of the operator leads now.
+    #[error("this process no longer leads")]
+    NotLeading,
+}
+
+impl ApplyError {
+    /// Static name for metrics.
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::NameTaken { .. } => "nameTaken",
+            Self::Refused { .. } => "refused",
+            Self::Request { .. } => "request",
+            Self::Late => "late",
+            Self::NotLeading => "notLeading",
+        }
+    }
+}
+
+/// Writes on behalf of the leader.
+#[derive(Clone)]
+pub struct Writer {
+    /// The API server.
+    pub client: Client,
+    /// Whether writing is allowed.
+    pub leadership: Leadership,
+}
+
+impl Writer {
+    /// Makes the child what it should be; `live` is what it was last seen to be. Whether anything
+    /// was written.
+    pub async fn apply(
+        &self,
+        owner: &Owner<'_>,
+        child: &Child,
+        live: Option<&DynamicObject>,
+    ) -> Result<bool, ApplyError> {
+        let api = self.api(owner, child.kind);
+        let found;
+        let live = match live {
+            Some(live) => live,
+            None => match self.request(child, api.get_opt(&child.name)).await? {
+                Some(object) => {
+                    found = object;
+                    &found
+                }
+                None => {
+                    self.patch(&api, child, None).await?;
+                    return Ok(true);
+                }
+            },
+        };
+        if !is_owned(live, owner) {
+            return Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() });
+        }
+        let as_json = serde_json::to_value(live).expect("an object is JSON");
+        if !needs_apply(&child.body, &as_json) {
+            return Ok(false);
+        }
+        self.patch(&api, child, live.uid()).await?;
+        Ok(true)
+    }
+
+    /// Creates the child; what exists already stays as it is.
+    pub async fn create(&self, owner: &Owner<'_>, child: &Child) -> Result<Arc<DynamicObject>, ApplyError> {
+        let api = self.api(owner, child.kind);
+        let body: DynamicObject = serde_json::from_value(child.body.clone()).expect("a child is an object");
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        self.lead()?;
+        match tokio::time::timeout(PATIENCE, api.create(&parameters, &body)).await {
+            Err(_) => Err(ApplyError::Late),
+            Ok(Ok(created)) => Ok(Arc::new(created)),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                let found = self.request(child, api.get(&child.name)).await?;
+                if is_owned(&found, owner) {
+                    return Ok(Arc::new(found));
+                }
+                Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() })
+            }
+            Ok(Err(error)) => Err(failure(child.kind, &child.name, error)),
+        }
+    }
+
+    /// Deletes what is no longer built, if it is ours and still the one that was seen.
+    pub async fn prune(
+        &self,
+        owner: &Owner<'_>,
+        kind: ChildKind,
+        live: &DynamicObject,
+    ) -> Result<(), ApplyError> {
+        if !is_owned(live, owner) {
+            return Ok(());
+        }
+        let preconditions = Preconditions { uid: live.uid(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let name = live.name_any();
+        self.lead()?;
+        match tokio::time::timeout(PATIENCE, self.api(owner, kind).delete(&name, &parameters)).await {
+            Err(_) => Err(ApplyError::Late),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+            Ok(Err(error)) => Err(failure(kind, &name, error)),
+            Ok(Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Server-side apply. With a uid the object must still be that one. Without, there must be
+    /// none: a version that no object can have turns an apply into a create that refuses to meet
+    /// anything.
+    async fn patch(
+        &self,
+        api: &Api<DynamicObject>,
+        child: &Child,
+        uid: Option<String>,
+    ) -> Result<(), ApplyError> {
+        let mut body = child.body.clone();
+        match uid {
+            Some(uid) => body["metadata"]["uid"] = uid.into(),
+            None => body["metadata"]["resourceVersion"] = NO_VERSION.into(),
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        self.lead()?;
+        self.request(child, api.patch(&child.name, &parameters, &Patch::Apply(&body))).await.map(drop)
+    }
+
+    /// Replaces the status of an object that is there.
+    pub async fn status(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        status: &Value,
+    ) -> Result<(), ApplyError> {
+        self.lead()?;
+        let body = json!({"status": status});
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patch = Patch::Merge(&body);
+        let patched = api.patch_status(name, &parameters, &patch);
+        match tokio::time::timeout(PATIENCE, patched).await {
+            Err(_) => Err(ApplyError::Late),
+            // It was deleted meanwhile.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+            Ok(Err(error)) => {
+                Err(ApplyError::Request { kind: "status of", name: name.into(), source: Box::new(error) })
+            }
+            Ok(Ok(_)) => Ok(()),
+        }
+    }
+
+    fn lead(&self) -> Result<(), ApplyError> {
+        if self.leadership.holds() { Ok(()) } else { Err(ApplyError::NotLeading) }
+    }
+
+    fn api(&self, owner: &Owner<'_>, kind: ChildKind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), owner.namespace, &kind.resource())
+    }
+
+    async fn request<T>(
+        &self,
+        child: &Child,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApplyError> {
+        match tokio::time::timeout(PATIENCE, request).await {
+            Err(_) => Err(ApplyError::Late),
+            Ok(result) => result.map_err(|error| failure(child.kind, &child.name, error)),
+        }
+    }
+}
+
+/// A version that no object has, for they begin at 1 with the cluster's own first object.
+const NO_VERSION: &str = "1";
+
+fn failure(kind: ChildKind, name: &str, error: kube::Error) -> ApplyError {
+    let (kind, name) = (kind.names().2, name.to_owned());
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 413 | 422) => {
+            ApplyError::Refused { kind, name, reason: status.message.clone() }
+        }
+        error => ApplyError::Request { kind, name, source: Box::new(error) },
+    }
+}
+
+/// Whether the object's controller is the owner, by uid.
+pub fn is_owned(object: &DynamicObject, owner: &Owner<'_>) -> bool {
+    object.owner_references().iter().any(|reference| {
+        reference.controller == Some(true) && owner.uid.is_some_and(|uid| reference.uid == uid)
+    })
+}

@@ -1,0 +1,273 @@
+//! Builds what a StreamAPI consists of in a cluster: one list of objects, pure.
+//!
+//! Nothing here depends on what exists; [`crate::compare`] tells what of it has to be written.
+
+use k8s_openapi::ByteString;
+use kube::core::ApiResource;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use sluice_config::config::{
+    CONFIG_KEY, CONFIG_KEY_ZSTD, Config, DELIVERED_BYTES, Material, PLAIN_BYTES, cursor_key, material_key,
+};
+use sluice_config::placement::Placement;
+use sluice_config::{Entry, Problem};
+use sluice_crds::{GROUP, VERSION};
+
+mod workload;
+
+/// Label of everything that belongs to a StreamAPI; its value is the API's name.
+pub const API_LABEL: &str = "sluice.dev/api";
+/// Label that marks everything the operator made, here with its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice-operator");
+/// Annotation with the digest of what was applied, so that what is to be removed is noticed too.
+pub const APPLIED: &str = "sluice.dev/applied";
+/// Longest name of an API: [`sluice_crds::schema::NAME_LENGTH`] and `-sluice-cursor` fit a label.
+const SUFFIX: &str = "sluice";
+
+/// How the operator was told to build.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Image of the data plane.
+    pub image: String,
+    /// When the kubelet pulls it.
+    pub pull_policy: String,
+    /// Where data planes send metrics and traces.
+    pub otlp_endpoint: Option<String>,
+    /// Whether every data plane gets a NetworkPolicy.
+    pub network_policies: bool,
+    /// Namespace of the operator, which asks data planes for what they serve.
+    pub namespace: String,
+}
+
+/// The StreamAPI that children belong to.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its uid; `None` if it is not in a cluster.
+    pub uid: Option<&'a str>,
+}
+
+/// Kinds of children, in the order in which they are written: what a pod needs comes before it,
+/// values before the config that names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChildKind {
+    /// The material, and the key of cursors.
+    Secret,
+    /// The config.
+    ConfigMap,
+    /// The pods' account.
+    ServiceAccount,
+    /// What the pods may watch.
+    Role,
+    /// Gives the account the role.
+    RoleBinding,
+    /// Where clients connect.
+    Service,
+    /// Who may connect.
+    NetworkPolicy,
+    /// How many pods stay up while nodes are drained.
+    PodDisruptionBudget,
+    /// The pods.
+    Deployment,
+}
+
+impl ChildKind {
+    /// All of them, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Secret,
+        Self::ConfigMap,
+        Self::ServiceAccount,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Service,
+        Self::NetworkPolicy,
+        Self::PodDisruptionBudget,
+        Self::Deployment,
+    ];
+
+    /// Group, version, kind and plural.
+    pub const fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::Secret => ("", "v1", "Secret", "secrets"),
+            Self::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
+            Self::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
+            Self::Role => ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
+            Self::RoleBinding => ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
+            Self::Service => ("", "v1", "Service", "services"),
+            Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
+            Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+        }
+    }
+
+    /// As the client wants it.
+    pub fn resource(self) -> ApiResource {
+        let (group, version, kind, plural) = self.names();
+        resource(group, version, kind, plural)
+    }
+
+    /// Whether an API may come to do without it, so that it is deleted.
+    pub const fn is_optional(self) -> bool {
+        matches!(self, Self::PodDisruptionBudget)
+    }
+}
+
+/// A kind as the client wants it.
+pub fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    ApiResource {
+        group: group.into(),
+        version: version.into(),
+        api_version,
+        kind: kind.into(),
+        plural: plural.into(),
+    }
+}
+
+/// An object that is to exist.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    /// Its kind.
+    pub kind: ChildKind,
+    /// Its name.
+    pub name: String,
+    /// The whole object as it is applied.
+    pub body: Value,
+}
+
+/// Name of the children of `api`.
+pub fn child_name(api: &str) -> String {
+    format!("{api}-{SUFFIX}")
+}
+
+/// Name of the Secret that holds the key of `api`'s cursors. It is made once and never rendered.
+pub fn cursor_secret_name(api: &str) -> String {
+    format!("{api}-{SUFFIX}-cursor")
+}
+
+/// Key of the bytes inside that Secret.
+pub const CURSOR_SECRET_KEY: &str = "key";
+
+/// Everything the API consists of, in the order of [`ChildKind`].
+pub fn children(
+    owner: &Owner<'_>,
+    config: &Config,
+    entry: &Entry,
+    material: &Material,
+    cursor_keys: &[u8],
+    settings: &Settings,
+) -> Result<Vec<Child>, Problem> {
+    let Placement::Deployment(deployment) = &entry.api.spec.placement;
+    let mut children = vec![
+        child(owner, ChildKind::Secret, secret(owner, entry, material, cursor_keys)?),
+        child(owner, ChildKind::ConfigMap, config_map(config)?),
+        child(owner, ChildKind::ServiceAccount, json!({"automountServiceAccountToken": false})),
+        child(owner, ChildKind::Role, workload::role(owner)),
+        child(owner, ChildKind::RoleBinding, workload::role_binding(owner)),
+        child(owner, ChildKind::Service, workload::service(owner)),
+    ];
+    if settings.network_policies {
+        children.push(child(owner, ChildKind::NetworkPolicy, workload::network_policy(owner, settings)));
+    }
+    if deployment.replicas >= 2 {
+        children.push(child(owner, ChildKind::PodDisruptionBudget, workload::disruption_budget(owner)));
+    }
+    let workload = workload::deployment(owner, deployment, settings);
+    children.push(child(owner, ChildKind::Deployment, workload));
+    Ok(children)
+}
+
+/// The Secret that holds the cursor key, as it is created.
+pub fn cursor_secret(owner: &Owner<'_>, key: &[u8]) -> Child {
+    let mut data = Map::new();
+    data.insert(CURSOR_SECRET_KEY.into(), base64(key));
+    let mut child = child(owner, ChildKind::Secret, json!({"type": "Opaque", "data": data}));
+    child.name = cursor_secret_name(owner.name);
+    child.body["metadata"]["name"] = child.name.clone().into();
+    child
+}
+
+/// `content` with what every child has: identity, labels, owner, and the digest of the whole.
+fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
+    let resource = kind.resource();
+    let name = child_name(owner.name);
+    let mut body = json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {
+        "name": name, "namespace": owner.namespace, "labels": labels(owner),
+    }});
+    if let Some(uid) = owner.uid {
+        body["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "StreamAPI", "name": owner.name, "uid": uid,
+            "controller": true,
+        }]);
+    }
+    if let (Value::Object(body), Value::Object(content)) = (&mut body, content) {
+        body.extend(content);
+    }
+    let digest = Sha256::digest(body.to_string());
+    let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    body["metadata"]["annotations"] = json!({APPLIED: digest});
+    Child { kind, name, body }
+}
+
+/// Labels of every child and of the pods.
+fn labels(owner: &Owner<'_>) -> Map<String, Value> {
+    let mut labels = selector(owner);
+    labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
+    labels.insert(API_LABEL.into(), owner.name.into());
+    labels
+}
+
+/// What the pods are found by; it can never change.
+fn selector(owner: &Owner<'_>) -> Map<String, Value> {
+    let pairs = [("app.kubernetes.io/name", "sluice-dataplane"), ("app.kubernetes.io/instance", owner.name)];
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+}
+
+fn base64(bytes: &[u8]) -> Value {
+    json!(ByteString(bytes.to_vec()))
+}
+
+fn config_map(config: &Config) -> Result<Value, Problem> {
+    let text = serde_json::to_string(config).expect("a config is JSON");
+    if text.len() <= PLAIN_BYTES {
+        return Ok(json!({"data": {CONFIG_KEY: text}}));
+    }
+    let compressed = zstd::encode_all(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL)
+        .expect("memory can be compressed into memory");
+    // A ConfigMap's binary data is held and sent as base64.
+    if compressed.len() / 3 * 4 > DELIVERED_BYTES {
+        return Err(too_large("the API with its policies", compressed.len()));
+    }
+    Ok(json!({"binaryData": {CONFIG_KEY_ZSTD: base64(&compressed)}}))
+}
+
+fn secret(owner: &Owner<'_>, entry: &Entry, material: &Material, keys: &[u8]) -> Result<Value, Problem> {
+    let mut data = Map::new();
+    let mut bytes = 0;
+    data.insert(cursor_key(owner.namespace, owner.name), base64(keys));
+    for (name, digest) in &entry.material {
+        let (secret, key) = name.split_once('/').expect("names are secret/key");
+        if let Some(value) = material.0.get(digest) {
+            bytes += value.len();
+            data.insert(material_key(owner.namespace, owner.name, secret, key, digest), base64(value));
+        }
+    }
+    if bytes > DELIVERED_BYTES {
+        return Err(too_large("the Secrets that the API refers to", bytes));
+    }
+    Ok(json!({"type": "Opaque", "data": data}))
+}
+
+fn too_large(what: &str, bytes: usize) -> Problem {
+    let message = format!(
+        "{what} come to {bytes} bytes, more than the {DELIVERED_BYTES} that a data plane can be given; split \
+         the API"
+    );
+    Problem::new("spec", message)
+}
+
+#[cfg(test)]
+mod tests;

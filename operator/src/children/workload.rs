@@ -1,0 +1,199 @@
+//! The objects around the pods of a data plane, and the pods themselves.
+
+use serde_json::{Map, Value, json};
+use sluice_config::placement::{Deployment, PodTemplate};
+
+use super::{Owner, Settings, child_name, labels, selector};
+
+/// Ports of the container.
+const HTTP: u16 = 8080;
+const ADMIN: u16 = 9090;
+/// Who runs it: nobody in particular, as in the image.
+const USER: u32 = 65532;
+/// Until a pod that is told to stop is killed: the drain's delay (5 s) and grace (25 s), the last
+/// publishes and exports (8 s), and some air.
+const TERMINATION_SECONDS: u32 = 45;
+/// Space for what was applied last, in memory: a config and its values, twice.
+const STATE_SIZE: &str = "8Mi";
+/// Namespaces whose pods may scrape the admin port, where NetworkPolicies are made.
+const SCRAPE_LABEL: &str = "sluice.dev/scrape";
+
+/// A data plane may watch its own two objects, by name, and nothing else.
+pub fn role(owner: &Owner<'_>) -> Value {
+    let name = child_name(owner.name);
+    json!({"rules": [{
+        "apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": [name], "verbs": ["watch"],
+    }]})
+}
+
+pub fn role_binding(owner: &Owner<'_>) -> Value {
+    let name = child_name(owner.name);
+    json!({
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": owner.namespace}],
+    })
+}
+
+pub fn service(owner: &Owner<'_>) -> Value {
+    json!({"spec": {
+        "type": "ClusterIP",
+        "selector": selector(owner),
+        "ports": [
+            {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
+        ],
+    }})
+}
+
+/// Clients may come from anywhere; the admin port is for the operator and for whoever scrapes.
+pub fn network_policy(owner: &Owner<'_>, settings: &Settings) -> Value {
+    json!({"spec": {
+        "podSelector": {"matchLabels": selector(owner)},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"ports": [{"port": "http", "protocol": "TCP"}]},
+            {
+                "ports": [{"port": "admin", "protocol": "TCP"}],
+                "from": [
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}}},
+                    {"namespaceSelector": {"matchLabels": {SCRAPE_LABEL: "true"}}},
+                ],
+            },
+        ],
+    }})
+}
+
+pub fn disruption_budget(owner: &Owner<'_>) -> Value {
+    json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(owner)}}})
+}
+
+pub fn deployment(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
+    json!({"spec": {
+        "replicas": deployment.replicas,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": selector(owner)},
+        // Clients of a pod move only when there is another one to move to.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": {
+            "metadata": pod_metadata(owner, &deployment.pod_template),
+            "spec": pod_spec(owner, deployment, settings),
+        },
+    }})
+}
+
+fn pod_metadata(owner: &Owner<'_>, template: &PodTemplate) -> Value {
+    let mut all: Map<String, Value> =
+        template.labels.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    all.extend(labels(owner));
+    let mut metadata = json!({"labels": all});
+    if !template.annotations.is_empty() {
+        metadata["annotations"] = json!(template.annotations);
+    }
+    metadata
+}
+
+fn pod_spec(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
+    let name = child_name(owner.name);
+    let template = &deployment.pod_template;
+    let mut spec = json!({
+        "serviceAccountName": name,
+        "automountServiceAccountToken": true,
+        "terminationGracePeriodSeconds": TERMINATION_SECONDS,
+        "enableServiceLinks": false,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(owner, deployment, settings)],
+        "volumes": [
+            {"name": "config", "configMap": {"name": name}},
+            {"name": "material", "secret": {"secretName": name, "defaultMode": 0o440}},
+            {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": STATE_SIZE}},
+        ],
+        "topologySpreadConstraints": spread(owner, template),
+    });
+    let extras = [
+        ("nodeSelector", json!(template.node_selector)),
+        ("tolerations", json!(template.tolerations)),
+        ("imagePullSecrets", json!(template.image_pull_secrets)),
+        ("priorityClassName", json!(template.priority_class_name)),
+    ];
+    for (field, value) in extras {
+        let empty = value.is_null()
+            || value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(Map::is_empty);
+        if !empty {
+            spec[field] = value;
+        }
+    }
+    spec
+}
+
+fn spread(owner: &Owner<'_>, template: &PodTemplate) -> Value {
+    let selector = json!({"matchLabels": selector(owner)});
+    let Some(constraints) = &template.topology_spread_constraints else {
+        return json!([{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": selector,
+        }]);
+    };
+    let constraints = constraints.iter().map(|constraint| {
+        let mut constraint = json!(constraint);
+        constraint["labelSelector"] = selector.clone();
+        constraint
+    });
+    constraints.collect()
+}
+
+fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
+    let watch = format!("{}/{}", owner.namespace, child_name(owner.name));
+    let probe = |path: &str, every: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": "admin"},
+            "periodSeconds": every, "timeoutSeconds": 2, "failureThreshold": failures,
+        })
+    };
+    json!({
+        "name": "sluice",
+        "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "args": [
+            "serve", "--config", "/etc/sluice/config", "--material", "/etc/sluice/material",
+            "--state", "/var/lib/sluice", "--watch", watch,
+        ],
+        "env": environment(settings),
+        "ports": [
+            {"name": "http", "containerPort": HTTP, "protocol": "TCP"},
+            {"name": "admin", "containerPort": ADMIN, "protocol": "TCP"},
+        ],
+        "readinessProbe": probe("/readyz", 2, 2),
+        "livenessProbe": probe("/healthz", 10, 3),
+        "resources": deployment.resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "config", "mountPath": "/etc/sluice/config", "readOnly": true},
+            {"name": "material", "mountPath": "/etc/sluice/material", "readOnly": true},
+            {"name": "state", "mountPath": "/var/lib/sluice"},
+        ],
+    })
+}
+
+/// Who the pod is, for the resource attributes of metrics and traces.
+fn environment(settings: &Settings) -> Value {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let attributes =
+        "k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)";
+    let mut environment = vec![
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_NAME", "metadata.name"),
+        field("NODE_NAME", "spec.nodeName"),
+        json!({"name": "OTEL_RESOURCE_ATTRIBUTES", "value": attributes}),
+    ];
+    if let Some(endpoint) = &settings.otlp_endpoint {
+        environment.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
+    }
+    environment.into()
+}

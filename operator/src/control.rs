@@ -1,0 +1,371 @@
+//! Reconciles: looks at an object, decides with the pure steps, writes the difference.
+//!
+//! One controller for StreamAPIs, one for StreamPolicies. Both only ever write through
+//! [`Writer`], and nothing if nothing differs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use kube::api::DynamicObject;
+use kube::core::ApiResource;
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config as ControllerConfig};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Resource as _, ResourceExt as _};
+use parking_lot::Mutex;
+use serde_json::Value;
+use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES};
+use sluice_config::{Entry, Material, Problem};
+use sluice_crds::resource::{Condition, ConditionStatus};
+
+use crate::apply::{ApplyError, Writer, is_owned};
+use crate::build::revision_of;
+use crate::children::{
+    CURSOR_SECRET_KEY, ChildKind, Owner, Settings, child_name, children, cursor_secret, cursor_secret_name,
+};
+use crate::metrics::Metrics;
+use crate::objects::Kind;
+use crate::observe::Observer;
+use crate::report::{self, ApiFindings, Verdict};
+use crate::world::{Dirty, Name, World, api_resource, policy_resource};
+use crate::{Rendered, render};
+
+/// How many objects are reconciled at once.
+const AT_ONCE: u16 = 8;
+/// Pauses before another attempt.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// For how long a server may be away before `Available` says so.
+const DAMPING: Duration = Duration::from_secs(10);
+
+/// What reconciling needs.
+pub struct Context {
+    /// What is there.
+    pub world: Arc<World>,
+    /// How to build.
+    pub settings: Settings,
+    /// How to write.
+    pub writer: Writer,
+    /// What data planes said.
+    pub observer: Observer,
+    /// How to tell people.
+    pub recorder: Recorder,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What was last rendered of each API.
+    pub last: Mutex<HashMap<Name, Config>>,
+    /// Failed attempts in a row.
+    pub failures: Mutex<HashMap<Name, u32>>,
+    /// Since when an API is not available.
+    pub unavailable: Mutex<HashMap<Name, Instant>>,
+}
+
+/// Runs both controllers until `stop` resolves and what is under way is done.
+pub async fn run(
+    context: Arc<Context>,
+    apis: &Dirty,
+    policies: &Dirty,
+    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
+) {
+    let apis = controller(context.world.apis.clone(), apis, api_resource(), stop.clone()).run(
+        |api, context| reconcile(Kind::StreamApi, api, context),
+        retry,
+        context.clone(),
+    );
+    let policies = controller(context.world.policies.clone(), policies, policy_resource(), stop).run(
+        |policy, context| reconcile(Kind::StreamPolicy, policy, context),
+        retry,
+        context,
+    );
+    // What failed was told and is tried again; an object that is gone needs nothing.
+    tokio::join!(apis.for_each(async |_| ()), policies.for_each(async |_| ()));
+}
+
+fn controller(
+    store: kube::runtime::reflector::Store<DynamicObject>,
+    dirty: &Dirty,
+    resource: ApiResource,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) -> Controller<DynamicObject> {
+    // Everything that matters is in `dirty`, the objects themselves included.
+    Controller::for_stream_with(futures::stream::pending(), store, resource.clone())
+        .with_config(ControllerConfig::default().concurrency(AT_ONCE))
+        .reconcile_on(dirty.stream(resource))
+        .graceful_shutdown_on(stop)
+}
+
+async fn reconcile(
+    kind: Kind,
+    object: Arc<DynamicObject>,
+    context: Arc<Context>,
+) -> Result<Action, ApplyError> {
+    let name = name_of(&object);
+    let begun = Instant::now();
+    let result = match kind {
+        Kind::StreamApi => context.reconcile_api(&name, &object).await,
+        _ => context.reconcile_policy(&name, &object).await,
+    };
+    let outcome = result.as_ref().map_or_else(ApplyError::category, |_| "ok");
+    context.metrics.reconciled(kind.name(), outcome, begun.elapsed());
+    if result.is_ok() {
+        context.failures.lock().remove(&name);
+    }
+    result
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
+fn retry(object: Arc<DynamicObject>, error: &ApplyError, context: Arc<Context>) -> Action {
+    let name = name_of(&object);
+    let attempts = {
+        let mut failures = context.failures.lock();
+        let attempts = failures.entry(name.clone()).or_default();
+        *attempts = attempts.saturating_add(1);
+        *attempts
+    };
+    let pause = RETRY.0 * 2_u32.saturating_pow(attempts.min(16) - 1);
+    let pause = pause.min(RETRY.1).mul_f64(0.5 + fastrand::f64());
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(namespace = name.0, name = name.1, %error, cause, ?pause, "reconciling failed; trying again");
+    Action::requeue(pause)
+}
+
+fn name_of(object: &DynamicObject) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Context {
+    async fn reconcile_api(&self, name: &Name, api: &DynamicObject) -> Result<Action, ApplyError> {
+        if api.metadata.deletion_timestamp.is_some() {
+            self.forget(name);
+            return Ok(Action::await_change());
+        }
+        let (namespace, api_name) = name;
+        let key = format!("{namespace}/{api_name}");
+        let owner = Owner { namespace, name: api_name, uid: api.metadata.uid.as_deref() };
+        let last = self.last(name, &owner);
+        let rendered = render(&self.world.around_api(namespace, api_name), &last);
+        let mut problems = problems_of(&rendered, Kind::StreamApi, name);
+        let mut failed = None;
+        let mut entry = rendered.config.apis.get(&key);
+        if let Some(built) = entry {
+            match self.write(&owner, &rendered.config, built, &rendered.material).await {
+                Ok(()) => {
+                    self.observer.expect(name, &built.revision);
+                    self.last.lock().insert(name.clone(), rendered.config.clone());
+                }
+                Err(WriteError::TooLarge(problem)) => {
+                    problems.push(problem);
+                    entry = last.apis.get(&key);
+                }
+                Err(WriteError::Apply(error)) => failed = Some(error),
+            }
+        }
+        let pods = self.observer.pods(name);
+        let findings =
+            ApiFindings { key: &key, problems: &problems, entry, failed: failed.as_ref(), pods: &pods };
+        let mut verdicts = report::api_verdicts(&findings);
+        let object = serde_json::to_value(api).expect("an object is JSON");
+        let before = report::conditions_of(&object);
+        let again = self.damp(name, &mut verdicts, &before);
+        let conditions = report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
+        let status = report::api_status(conditions.clone(), entry);
+        self.tell(api, &api_resource(), &status, &object, &before, &conditions).await?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(again.map_or_else(Action::await_change, Action::requeue)),
+        }
+    }
+
+    /// Writes every child that differs, and deletes what is no longer built.
+    async fn write(
+        &self,
+        owner: &Owner<'_>,
+        config: &Config,
+        entry: &Entry,
+        material: &Material,
+    ) -> Result<(), WriteError> {
+        let key = self.cursor_key(owner).await?;
+        let children =
+            children(owner, config, entry, material, &key, &self.settings).map_err(WriteError::TooLarge)?;
+        for child in &children {
+            let live = self.world.child(child.kind, owner.namespace, &child.name);
+            if self.writer.apply(owner, child, live.as_deref()).await? {
+                self.metrics.wrote(child.kind.names().2);
+                tracing::info!(
+                    namespace = owner.namespace,
+                    kind = child.kind.names().2,
+                    name = child.name,
+                    "applied"
+                );
+            }
+        }
+        for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_optional()) {
+            let is_built = children.iter().any(|child| child.kind == kind);
+            let live = self.world.child(kind, owner.namespace, &child_name(owner.name));
+            if let Some(live) = live.filter(|_| !is_built) {
+                self.writer.prune(owner, kind, &live).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of the API's cursors; made when it is first asked for.
+    async fn cursor_key(&self, owner: &Owner<'_>) -> Result<Vec<u8>, ApplyError> {
+        let name = cursor_secret_name(owner.name);
+        let kept = self.world.child(ChildKind::Secret, owner.namespace, &name);
+        let kept = match kept.filter(|kept| is_owned(kept, owner)) {
+            Some(kept) => kept,
+            None => {
+                let mut key = [0; 32];
+                getrandom::fill(&mut key).expect("the system gives random bytes");
+                self.writer.create(owner, &cursor_secret(owner, &key)).await?
+            }
+        };
+        let bytes = decode(&kept.data["data"][CURSOR_SECRET_KEY]).filter(|bytes| bytes.len() >= 32);
+        bytes.ok_or_else(|| ApplyError::Refused {
+            kind: "Secret",
+            name,
+            reason: format!(
+                "it holds no `{CURSOR_SECRET_KEY}` of 32 bytes; delete it, and a new one is made"
+            ),
+        })
+    }
+
+    /// What was last rendered: in this process, else what the cluster holds of it.
+    fn last(&self, name: &Name, owner: &Owner<'_>) -> Config {
+        if let Some(last) = self.last.lock().get(name) {
+            return last.clone();
+        }
+        let map = self.world.child(ChildKind::ConfigMap, owner.namespace, &child_name(owner.name));
+        map.filter(|map| is_owned(map, owner)).and_then(|map| config_of(&map)).unwrap_or_default()
+    }
+
+    fn forget(&self, name: &Name) {
+        self.last.lock().remove(name);
+        self.unavailable.lock().remove(name);
+        self.observer.forget(name);
+    }
+
+    /// `Available` turns false only when it has been so for a while; when to look again.
+    fn damp(&self, name: &Name, verdicts: &mut [Verdict], before: &[Condition]) -> Option<Duration> {
+        let verdict = verdicts.iter_mut().find(|verdict| verdict.kind == "Available")?;
+        let mut unavailable = self.unavailable.lock();
+        if verdict.status == ConditionStatus::True {
+            unavailable.remove(name);
+            return None;
+        }
+        let since = *unavailable.entry(name.clone()).or_insert_with(Instant::now);
+        let before = before.iter().find(|condition| condition.type_ == "Available")?;
+        let left = DAMPING.checked_sub(since.elapsed())?;
+        if before.status != ConditionStatus::True {
+            return None;
+        }
+        verdict.status = ConditionStatus::True;
+        verdict.message.clone_from(&before.message);
+        verdict.reason = "Available";
+        Some(left + Duration::from_millis(50))
+    }
+
+    async fn reconcile_policy(&self, name: &Name, policy: &DynamicObject) -> Result<Action, ApplyError> {
+        if policy.metadata.deletion_timestamp.is_some() {
+            return Ok(Action::await_change());
+        }
+        let rendered = render(&self.world.around_policy(&name.0), &Config::default());
+        let problems = problems_of(&rendered, Kind::StreamPolicy, name);
+        let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();
+        let verdicts = report::policy_verdicts(&problems, &notes);
+        let object = serde_json::to_value(policy).expect("an object is JSON");
+        let before = report::conditions_of(&object);
+        let conditions =
+            report::conditions(&verdicts, &before, policy.metadata.generation.unwrap_or_default());
+        let status = serde_json::json!({"conditions": conditions});
+        self.tell(policy, &policy_resource(), &status, &object, &before, &conditions).await?;
+        Ok(Action::await_change())
+    }
+
+    /// Writes the status if it differs, and an Event for every condition that turned.
+    async fn tell(
+        &self,
+        object: &DynamicObject,
+        resource: &ApiResource,
+        status: &Value,
+        as_json: &Value,
+        before: &[Condition],
+        now: &[Condition],
+    ) -> Result<(), ApplyError> {
+        if !report::differs(status, &as_json["status"]) {
+            return Ok(());
+        }
+        let namespace = object.namespace().unwrap_or_default();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client.clone(), &namespace, resource);
+        self.writer.status(&api, &object.name_any(), status).await?;
+        for condition in turned(before, now) {
+            let event = Event {
+                type_: if condition.status == ConditionStatus::True {
+                    EventType::Normal
+                } else {
+                    EventType::Warning
+                },
+                reason: condition.reason.clone(),
+                note: Some(condition.message.chars().take(1000).collect()),
+                action: condition.type_.clone(),
+                secondary: None,
+            };
+            let about = object.object_ref(resource);
+            let published = self.recorder.publish(&event, &about);
+            match tokio::time::timeout(crate::apply::PATIENCE, published).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "an Event could not be written"),
+                Err(_) => tracing::warn!("an Event could not be written in time"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Conditions that are not what they were; those that begin as expected are no news.
+fn turned<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
+    now.iter().filter(move |condition| match before.iter().find(|old| old.type_ == condition.type_) {
+        Some(old) => old.status != condition.status || old.reason != condition.reason,
+        None => condition.type_ != "Secured",
+    })
+}
+
+enum WriteError {
+    TooLarge(Problem),
+    Apply(ApplyError),
+}
+
+impl From<ApplyError> for WriteError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(error)
+    }
+}
+
+fn problems_of(rendered: &Rendered, kind: Kind, (namespace, name): &Name) -> Vec<Problem> {
+    let of = rendered
+        .refused
+        .iter()
+        .filter(|refusal| refusal.kind == kind && refusal.namespace == *namespace && refusal.name == *name);
+    of.flat_map(|refusal| refusal.problems.clone()).collect()
+}
+
+/// The config inside a ConfigMap, if it is whole: whoever edited it by hand did not make the
+/// revisions fit.
+fn config_of(map: &DynamicObject) -> Option<Config> {
+    let text = match map.data["data"][CONFIG_KEY].as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => {
+            let compressed = decode(&map.data["binaryData"][CONFIG_KEY_ZSTD])?;
+            zstd::bulk::decompress(&compressed, INFLATED_BYTES).ok()?
+        }
+    };
+    let config: Config = serde_json::from_slice(&text).ok()?;
+    let whole = |entry: &Entry| revision_of(entry) == entry.revision;
+    config.apis.values().all(whole).then_some(config)
+}
+
+fn decode(value: &Value) -> Option<Vec<u8>> {
+    serde_json::from_value::<k8s_openapi::ByteString>(value.clone()).ok().map(|bytes| bytes.0)
+}

@@ -1,0 +1,192 @@
+//! The operator's process: waits to lead, watches, reconciles, answers its admin port.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use clap::Parser;
+use futures::FutureExt as _;
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use prometheus::{Encoder as _, TextEncoder};
+use sluice_operator::apply::Writer;
+use sluice_operator::children::Settings;
+use sluice_operator::control::{self, Context};
+use sluice_operator::lease::Candidate;
+use sluice_operator::metrics::Metrics;
+use sluice_operator::observe::Observer;
+use sluice_operator::world::{Dirty, World};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Turns StreamAPIs and StreamPolicies into running data planes.
+#[derive(Parser)]
+#[command(name = "sluice-operator", version)]
+struct Args {
+    /// The only namespace to look after; empty: all of them
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACE", default_value = "")]
+    watch_namespace: String,
+    /// Image of the data plane
+    #[arg(long, env = "SLUICE_DATAPLANE_IMAGE")]
+    dataplane_image: String,
+    /// When the kubelet pulls that image: Always, IfNotPresent or Never
+    #[arg(long, env = "SLUICE_DATAPLANE_PULL_POLICY", default_value = "IfNotPresent")]
+    dataplane_pull_policy: String,
+    /// Where data planes send metrics and traces (OTLP over HTTP)
+    #[arg(long, env = "SLUICE_DATAPLANE_OTLP_ENDPOINT", default_value = "")]
+    dataplane_otlp_endpoint: String,
+    /// Gives every data plane a NetworkPolicy
+    #[arg(long, env = "SLUICE_NETWORK_POLICIES", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    network_policies: bool,
+    /// Where health and metrics are
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "0.0.0.0:9090")]
+    admin: SocketAddr,
+    /// Name of the Lease that decides which replica leads
+    #[arg(long, env = "SLUICE_LEASE", default_value = "sluice-operator")]
+    lease: String,
+    /// Namespace of this pod and of the Lease
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Name of this pod
+    #[arg(long, env = "POD_NAME")]
+    pod: String,
+}
+
+/// Who asks, in the API server's audit log.
+const USER_AGENT: &str = concat!("sluice-operator/", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.install_default().expect("nothing installed a provider before main");
+    let args = Args::parse();
+    let filter =
+        EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,sluice_operator=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .json()
+        .flatten_event(true)
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the operator ends");
+            ExitCode::from(3)
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut config = kube::Config::infer().await.context("cannot tell where the API server is")?;
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+    let client = Client::try_from(config).context("cannot make a client for the API server")?;
+    let metrics = Arc::new(Metrics::new());
+    let serving = Arc::new(AtomicBool::new(false));
+    let admin = tokio::net::TcpListener::bind(args.admin)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.admin))?;
+    tokio::spawn(axum::serve(admin, routes(metrics.clone(), serving.clone())).into_future());
+    let stop = stopped().shared();
+    let mut candidate = Candidate::new(client.clone(), &args.namespace, args.lease.clone(), args.pod.clone());
+    // A replica that waits to lead is as ready as it gets.
+    serving.store(true, Ordering::SeqCst);
+    tokio::select! {
+        () = candidate.acquire() => {}
+        () = stop.clone() => return Ok(()),
+    }
+    tracing::info!("leading");
+    metrics.leader.set(1);
+    let leadership = candidate.leadership();
+    let writer = Writer { client: client.clone(), leadership };
+    let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let reconciling = reconcile(&args, client, writer, recorder, metrics, stop.clone());
+    let lost = tokio::select! {
+        () = reconciling => false,
+        () = candidate.keep() => true,
+    };
+    if lost {
+        anyhow::bail!("another replica leads now; this one starts again");
+    }
+    candidate.release().await;
+    Ok(())
+}
+
+async fn reconcile(
+    args: &Args,
+    client: Client,
+    writer: Writer,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
+) {
+    let (apis, policies) = (Dirty::default(), Dirty::default());
+    let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    let starting = World::start(&client, only, args.network_policies, &apis, &policies);
+    let (world, _watches) = tokio::select! {
+        started = starting => started,
+        () = stop.clone() => return,
+    };
+    let observer = Observer::default();
+    let observing = tokio::spawn(observer.clone().run(world.clone(), apis.clone()));
+    let context = Context {
+        world,
+        settings: Settings {
+            image: args.dataplane_image.clone(),
+            pull_policy: args.dataplane_pull_policy.clone(),
+            otlp_endpoint: Some(args.dataplane_otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+            network_policies: args.network_policies,
+            namespace: args.namespace.clone(),
+        },
+        writer,
+        observer,
+        recorder,
+        metrics,
+        last: Default::default(),
+        failures: Default::default(),
+        unavailable: Default::default(),
+    };
+    control::run(Arc::new(context), &apis, &policies, stop).await;
+    observing.abort();
+}
+
+/// SIGTERM or SIGINT.
+async fn stopped() {
+    let listen = |kind| signal(kind).expect("signals can be listened to");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn routes(metrics: Arc<Metrics>, serving: Arc<AtomicBool>) -> axum::Router {
+    let ready = async |State(serving): State<Arc<AtomicBool>>| match serving.load(Ordering::SeqCst) {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    let show = async move || {
+        let mut families = metrics.registry.gather();
+        families.extend(prometheus::gather());
+        let mut body = Vec::new();
+        match TextEncoder::new().encode(&families, &mut body) {
+            Ok(()) => {
+                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
+            }
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    };
+    axum::Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show))
+        .with_state(serving)
+}

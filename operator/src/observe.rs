@@ -1,0 +1,272 @@
+//! Asks data planes what they serve: `/config` and `/readyz` of every running pod.
+//!
+//! A pod is asked when it changes, quickly while it has yet to serve what was written, and now and
+//! then otherwise. Whatever is new has its StreamAPI looked at again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use sluice_config::Problem;
+use tokio::sync::Notify;
+
+use crate::children::API_LABEL;
+use crate::world::{Dirty, Name, World};
+
+/// Port that data planes answer on.
+const ADMIN_PORT: u16 = 9090;
+/// How long a data plane may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How much it may answer.
+const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// How many are asked at once.
+const AT_ONCE: usize = 16;
+/// How often a pod is asked that serves what it should.
+const EVERY: Duration = Duration::from_secs(5);
+/// The first pause while a pod has yet to serve what was written; each further one is twice as long.
+const HURRY: Duration = Duration::from_millis(20);
+
+/// What is known of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Whether clients are sent to it.
+    pub ready: bool,
+    /// What it said; why it said nothing.
+    pub report: Result<Report, String>,
+}
+
+/// What a data plane says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Revision and material digests by `namespace/name`.
+    pub apis: BTreeMap<String, Served>,
+    /// What it refuses.
+    pub refused: Vec<RefusedApi>,
+    /// Its servers.
+    pub servers: Vec<ServerView>,
+}
+
+/// An API as it is served.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Served {
+    namespace: String,
+    name: String,
+    /// Digest of all of it.
+    pub revision: String,
+    /// Digests of the secret values it uses.
+    #[serde(default)]
+    pub material: BTreeMap<String, String>,
+}
+
+/// An API that is refused.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RefusedApi {
+    /// `namespace/name`.
+    pub api: String,
+    /// Which revision.
+    pub revision: String,
+    /// Why.
+    pub problems: Vec<Problem>,
+}
+
+/// A server as a data plane sees it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ServerView {
+    /// Namespace of its API.
+    pub namespace: String,
+    /// Its API.
+    pub api: String,
+    /// Its name.
+    pub server: String,
+    /// Whether it is connected.
+    pub up: bool,
+    /// Why not.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// A pod that is asked.
+struct Asked {
+    api: Name,
+    address: String,
+    view: PodView,
+    next: Instant,
+    pause: Duration,
+}
+
+/// What all pods said last.
+#[derive(Clone)]
+pub struct Observer {
+    pods: Arc<Mutex<HashMap<String, Asked>>>,
+    /// Revisions that pods are to serve.
+    expected: Arc<Mutex<HashMap<Name, String>>>,
+    hurry: Arc<Notify>,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        Self { pods: Arc::default(), expected: Arc::default(), hurry: Arc::default() }
+    }
+}
+
+impl Observer {
+    /// The pods of an API.
+    pub fn pods(&self, api: &Name) -> Vec<PodView> {
+        let pods = self.pods.lock();
+        let mut views: Vec<_> =
+            pods.values().filter(|pod| pod.api == *api).map(|pod| pod.view.clone()).collect();
+        views.sort_by(|one, other| one.name.cmp(&other.name));
+        views
+    }
+
+    /// Has the pods of `api` asked quickly until they serve `revision`.
+    pub fn expect(&self, api: &Name, revision: &str) {
+        let before = self.expected.lock().insert(api.clone(), revision.to_owned());
+        if before.as_deref() == Some(revision) {
+            return;
+        }
+        for pod in self.pods.lock().values_mut().filter(|pod| pod.api == *api) {
+            (pod.next, pod.pause) = (Instant::now(), HURRY);
+        }
+        self.hurry.notify_one();
+    }
+
+    /// Forgets an API that is gone.
+    pub fn forget(&self, api: &Name) {
+        self.expected.lock().remove(api);
+    }
+
+    /// Asks for ever.
+    pub async fn run(self, world: Arc<World>, dirty: Dirty) {
+        let client = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .connect_timeout(PATIENCE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .expect("a client without special settings can be built");
+        loop {
+            let next = self.pods.lock().values().map(|pod| pod.next).min();
+            let wait = next.map_or(EVERY, |next| next.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = world.pods_changed.notified() => self.list(&world, &dirty),
+                () = self.hurry.notified() => {}
+            }
+            self.ask_due(&client, &dirty).await;
+        }
+    }
+
+    /// Takes over which pods there are. A pod that changed is asked at once.
+    fn list(&self, world: &World, dirty: &Dirty) {
+        let mut pods = self.pods.lock();
+        let mut before = std::mem::take(&mut *pods);
+        for pod in world.pods.state() {
+            let Some((uid, api, address)) = running(&pod) else { continue };
+            let ready = is_ready(&pod);
+            let asked = before.remove(&uid).filter(|asked| asked.address == address);
+            let mut asked = asked.unwrap_or_else(|| {
+                let report = Err("it has not been asked yet".to_owned());
+                let view = PodView { name: pod.name_any(), ready, report };
+                Asked { api: api.clone(), address, view, next: Instant::now(), pause: HURRY }
+            });
+            if asked.view.ready != ready {
+                (asked.next, asked.pause) = (Instant::now(), HURRY);
+                asked.view.ready = ready;
+                dirty.add(api);
+            }
+            pods.insert(uid, asked);
+        }
+        for gone in before.into_values() {
+            dirty.add(gone.api);
+        }
+    }
+
+    async fn ask_due(&self, client: &reqwest::Client, dirty: &Dirty) {
+        let now = Instant::now();
+        let due: Vec<_> = {
+            let pods = self.pods.lock();
+            let due = pods.iter().filter(|(_, pod)| pod.next <= now);
+            due.map(|(uid, pod)| (uid.clone(), pod.address.clone())).collect()
+        };
+        let mut answers = futures::stream::iter(due.into_iter().map(async |(uid, address)| {
+            let report = ask(client, &address).await;
+            (uid, report)
+        }))
+        .buffer_unordered(AT_ONCE);
+        while let Some((uid, report)) = answers.next().await {
+            self.note(&uid, report, dirty);
+        }
+    }
+
+    fn note(&self, uid: &str, report: Result<Report, String>, dirty: &Dirty) {
+        let mut pods = self.pods.lock();
+        let Some(pod) = pods.get_mut(uid) else { return };
+        let key = format!("{}/{}", pod.api.0, pod.api.1);
+        let serves = report.as_ref().ok().and_then(|report| report.apis.get(&key));
+        let expected = self.expected.lock().get(&pod.api).cloned();
+        if expected.is_none() || serves.map(|served| &served.revision) == expected.as_ref() {
+            pod.pause = EVERY;
+        }
+        pod.next = Instant::now() + pod.pause;
+        pod.pause = (pod.pause * 2).min(EVERY);
+        if pod.view.report != report {
+            pod.view.report = report;
+            dirty.add(pod.api.clone());
+        }
+    }
+}
+
+/// Uid, API and address of a pod that runs and is not about to end.
+fn running(pod: &Pod) -> Option<(String, Name, String)> {
+    let status = pod.status.as_ref()?;
+    if pod.metadata.deletion_timestamp.is_some() || status.phase.as_deref() != Some("Running") {
+        return None;
+    }
+    let api = pod.labels().get(API_LABEL)?.clone();
+    Some((pod.uid()?, (pod.namespace()?, api), status.pod_ip.clone()?))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn ask(client: &reqwest::Client, address: &str) -> Result<Report, String> {
+    #[derive(Deserialize)]
+    struct Config {
+        apis: Vec<Served>,
+        refused: Vec<RefusedApi>,
+    }
+    #[derive(Deserialize)]
+    struct Ready {
+        servers: Vec<ServerView>,
+    }
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let url = |path: &str| format!("http://{host}:{ADMIN_PORT}{path}");
+    let config: Config = fetch(client, &url("/config")).await?;
+    let ready: Ready = fetch(client, &url("/readyz")).await?;
+    let apis = config.apis.into_iter().map(|api| (format!("{}/{}", api.namespace, api.name), api)).collect();
+    Ok(Report { apis, refused: config.refused, servers: ready.servers })
+}
+
+/// JSON whatever the status, for `/readyz` says more than ready or not.
+async fn fetch<T: for<'de> Deserialize<'de>>(client: &reqwest::Client, url: &str) -> Result<T, String> {
+    let unreachable = |error: reqwest::Error| format!("{url} cannot be reached: {error}");
+    let mut answer = client.get(url).send().await.map_err(unreachable)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > ANSWER_BYTES {
+            return Err(format!("{url} answers with more than {ANSWER_BYTES} bytes"));
+        }
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("{url} cannot be understood: {error}"))
+}

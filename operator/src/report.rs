@@ -1,0 +1,320 @@
+//! What became of an object, in conditions: pure. Each message says what to do.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+use sluice_config::channel::path;
+use sluice_config::policy::Authentication;
+use sluice_config::{Entry, Problem};
+use sluice_crds::resource::{Condition, ConditionStatus, StreamApiStatus};
+
+use crate::apply::ApplyError;
+use crate::build::Note;
+use crate::children::child_name;
+use crate::observe::{PodView, Report};
+
+/// Longest message: an API server takes 32,768 bytes.
+const MESSAGE_BYTES: usize = 8 * 1024;
+
+/// A condition without its times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// Which aspect.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+impl Verdict {
+    fn new(
+        kind: &'static str,
+        status: ConditionStatus,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES {
+            let end = (0..=MESSAGE_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+            message.truncate(end);
+            message.push('…');
+        }
+        Self { kind, status, reason, message }
+    }
+}
+
+/// What was found out about a StreamAPI.
+pub struct ApiFindings<'a> {
+    /// `namespace/name`.
+    pub key: &'a str,
+    /// Everything wrong with it.
+    pub problems: &'a [Problem],
+    /// What is to be served: its newest good self.
+    pub entry: Option<&'a Entry>,
+    /// Why that could not be written.
+    pub failed: Option<&'a ApplyError>,
+    /// Its pods.
+    pub pods: &'a [PodView],
+}
+
+/// The conditions of a StreamAPI. `Available` is what it is right now; damping is the caller's.
+pub fn api_verdicts(findings: &ApiFindings<'_>) -> Vec<Verdict> {
+    let (references, mistakes): (Vec<&Problem>, Vec<&Problem>) =
+        findings.problems.iter().partition(|problem| is_reference(problem));
+    let accepted = accepted(&mistakes, findings.failed);
+    let is_accepted = accepted.status == ConditionStatus::True;
+    let resolved = resolved(&references, findings.entry);
+    let programmed = if !is_accepted || !references.is_empty() {
+        let served = match findings.entry {
+            Some(entry) => {
+                format!("generation {} is served until its problems are corrected", entry.generation)
+            }
+            None => "nothing is served until its problems are corrected".to_owned(),
+        };
+        Verdict::new("Programmed", ConditionStatus::False, "NotAccepted", served)
+    } else {
+        programmed(findings)
+    };
+    vec![accepted, resolved, programmed, available(findings), secured(findings.entry)]
+}
+
+/// Whether the problem is about something else that is missing.
+fn is_reference(problem: &Problem) -> bool {
+    problem.at.ends_with("secretRef.name") || problem.at.contains(".targetRefs[")
+}
+
+fn list<'a>(problems: impl IntoIterator<Item = &'a &'a Problem>) -> String {
+    problems.into_iter().map(|problem| problem.to_string()).collect::<Vec<_>>().join("; ")
+}
+
+fn accepted(mistakes: &[&Problem], failed: Option<&ApplyError>) -> Verdict {
+    let refused = |reason, message: String| Verdict::new("Accepted", ConditionStatus::False, reason, message);
+    match failed {
+        _ if !mistakes.is_empty() => refused("Invalid", list(mistakes)),
+        Some(error @ ApplyError::NameTaken { .. }) => refused("NameTaken", error.to_string()),
+        _ => Verdict::new(
+            "Accepted",
+            ConditionStatus::True,
+            "Accepted",
+            "the definition is complete and valid",
+        ),
+    }
+}
+
+fn resolved(references: &[&Problem], entry: Option<&Entry>) -> Verdict {
+    let kind = "ResolvedRefs";
+    if !references.is_empty() {
+        return Verdict::new(kind, ConditionStatus::False, "RefNotFound", list(references));
+    }
+    let mut closed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (channel, policy) in entry.iter().flat_map(|entry| &entry.policies) {
+        if let Some(reason) = &policy.closed {
+            closed.entry(reason).or_default().push(channel);
+        }
+    }
+    if closed.is_empty() {
+        return Verdict::new(kind, ConditionStatus::True, "ResolvedRefs", "everything it refers to is there");
+    }
+    let closed = closed.into_iter().map(|(reason, channels)| format!("{}: {reason}", channels.join(", ")));
+    let message = format!(
+        "channels are closed; see the conditions of the StreamPolicy: {}",
+        closed.collect::<Vec<_>>().join("; ")
+    );
+    Verdict::new(kind, ConditionStatus::False, "PolicyNotInForce", message)
+}
+
+fn programmed(findings: &ApiFindings<'_>) -> Verdict {
+    let verdict = |status, reason, message: String| Verdict::new("Programmed", status, reason, message);
+    let Some(entry) = findings.entry else {
+        return verdict(ConditionStatus::False, "Pending", "nothing was written yet".into());
+    };
+    if let Some(error) = findings.failed {
+        return verdict(ConditionStatus::False, "ApplyFailed", error.to_string());
+    }
+    let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
+    if ready.is_empty() {
+        return verdict(ConditionStatus::False, "NoPods", no_pods(findings));
+    }
+    let mut behind = Vec::new();
+    for pod in ready {
+        match &pod.report {
+            Err(reason) => {
+                let message = format!("pod {} does not tell what it serves: {reason}", pod.name);
+                return verdict(ConditionStatus::Unknown, "Unreachable", message);
+            }
+            Ok(report) if !serves(report, findings.key, entry) => behind.push((pod, report)),
+            Ok(_) => {}
+        }
+    }
+    let Some((pod, report)) = behind.first() else {
+        return verdict(ConditionStatus::True, "Programmed", "every ready pod serves this revision".into());
+    };
+    let refused = report.refused.iter().find(|refused| refused.revision == entry.revision);
+    match refused {
+        Some(refused) => {
+            let problems: Vec<&Problem> = refused.problems.iter().collect();
+            let message = format!("pod {} refuses it: {}", pod.name, list(&problems));
+            verdict(ConditionStatus::False, "Refused", message)
+        }
+        None => verdict(ConditionStatus::False, "Pending", format!("pod {} does not serve it yet", pod.name)),
+    }
+}
+
+fn no_pods(findings: &ApiFindings<'_>) -> String {
+    let name = findings.key.split_once('/').map_or(findings.key, |(_, name)| name);
+    let child = child_name(name);
+    match findings.pods.first() {
+        Some(pod) => format!("no pod is ready; see `kubectl describe pod {}`", pod.name),
+        None => format!("no pod runs; see `kubectl describe deployment {child}`"),
+    }
+}
+
+fn serves(report: &Report, key: &str, entry: &Entry) -> bool {
+    let served = report.apis.get(key);
+    served.is_some_and(|served| served.revision == entry.revision && served.material == entry.material)
+}
+
+fn available(findings: &ApiFindings<'_>) -> Verdict {
+    let verdict = |status, reason, message: String| Verdict::new("Available", status, reason, message);
+    let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
+    if ready.is_empty() {
+        return verdict(ConditionStatus::False, "NoPods", no_pods(findings));
+    }
+    let reports: Vec<_> = ready.iter().filter_map(|pod| pod.report.as_ref().ok()).collect();
+    if reports.is_empty() {
+        let message = "no pod tells the state of its servers".into();
+        return verdict(ConditionStatus::Unknown, "Unreachable", message);
+    }
+    let mut away: BTreeMap<&str, &str> = BTreeMap::new();
+    for server in findings.entry.iter().flat_map(|entry| &entry.api.spec.servers) {
+        let seen: Vec<_> = reports
+            .iter()
+            .flat_map(|report| &report.servers)
+            .filter(|seen| {
+                seen.server == server.name && format!("{}/{}", seen.namespace, seen.api) == findings.key
+            })
+            .collect();
+        if !seen.iter().any(|seen| seen.up) {
+            let reason = seen.iter().find_map(|seen| seen.reason.as_deref());
+            away.insert(&server.name, reason.unwrap_or("no pod has connected to it yet"));
+        }
+    }
+    if away.is_empty() {
+        return verdict(ConditionStatus::True, "Available", "every server is connected".into());
+    }
+    let away: Vec<_> = away.iter().map(|(server, reason)| format!("server {server}: {reason}")).collect();
+    verdict(ConditionStatus::False, "ServerDown", away.join("; "))
+}
+
+fn secured(entry: Option<&Entry>) -> Verdict {
+    let verdict = |status, reason, message: String| Verdict::new("Secured", status, reason, message);
+    let Some(entry) = entry else {
+        return verdict(ConditionStatus::Unknown, "Pending", "nothing is served yet".into());
+    };
+    let open = entry.policies.iter().filter(|(_, policy)| {
+        matches!(policy.authentication, None | Some(Authentication::None(_))) && policy.closed.is_none()
+    });
+    let open: Vec<_> = open.map(|(channel, _)| channel.as_str()).collect();
+    if open.is_empty() {
+        let message = "an authentication policy covers every channel".into();
+        return verdict(ConditionStatus::True, "Secured", message);
+    }
+    let message = format!(
+        "anybody may use {}; add a StreamPolicy with `authentication` that targets the API",
+        open.join(", ")
+    );
+    verdict(ConditionStatus::False, "Open", message)
+}
+
+/// The conditions of a StreamPolicy.
+pub fn policy_verdicts(problems: &[Problem], notes: &[&Note]) -> Vec<Verdict> {
+    let (references, mistakes): (Vec<&Problem>, Vec<&Problem>) =
+        problems.iter().partition(|problem| is_reference(problem));
+    let accepted = if mistakes.is_empty() {
+        let overridden: Vec<_> = notes
+            .iter()
+            .map(|note| {
+                format!("`{}` on {} comes from StreamPolicy `{}`", note.part, note.channel, note.winner)
+            })
+            .collect();
+        let message = match overridden.as_slice() {
+            [] => "the policy is in force on its targets".to_owned(),
+            some => format!("in force but for what is more specific or older: {}", some.join("; ")),
+        };
+        let reason = if notes.is_empty() { "Accepted" } else { "PartlyOverridden" };
+        Verdict::new("Accepted", ConditionStatus::True, reason, message)
+    } else {
+        let message = format!("{}; its targets are closed until then", list(&mistakes));
+        Verdict::new("Accepted", ConditionStatus::False, "Invalid", message)
+    };
+    let resolved = if references.is_empty() {
+        Verdict::new(
+            "ResolvedRefs",
+            ConditionStatus::True,
+            "ResolvedRefs",
+            "everything it refers to is there",
+        )
+    } else {
+        Verdict::new("ResolvedRefs", ConditionStatus::False, "RefNotFound", list(&references))
+    };
+    vec![accepted, resolved]
+}
+
+/// Verdicts as conditions; a time moves only when the status does.
+pub fn conditions(verdicts: &[Verdict], before: &[Condition], generation: i64) -> Vec<Condition> {
+    let conditions = verdicts.iter().map(|verdict| {
+        let old = before.iter().find(|old| old.type_ == verdict.kind && old.status == verdict.status);
+        Condition {
+            type_: verdict.kind.into(),
+            status: verdict.status,
+            observed_generation: generation,
+            last_transition_time: old.map_or_else(now, |old| old.last_transition_time.clone()),
+            reason: verdict.reason.into(),
+            message: verdict.message.clone(),
+        }
+    });
+    conditions.collect()
+}
+
+fn now() -> String {
+    Timestamp::now().round(k8s_openapi::jiff::Unit::Second).unwrap_or_else(|_| Timestamp::now()).to_string()
+}
+
+/// The status of a StreamAPI as it is written; `null` takes a field away.
+pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>) -> Value {
+    let urls = entry.map(urls).unwrap_or_default();
+    json!({"conditions": conditions, "urls": urls, "revision": entry.map(|entry| &entry.revision)})
+}
+
+/// Where clients inside the cluster reach the channels.
+fn urls(entry: &Entry) -> Vec<String> {
+    let api = &entry.api;
+    let host = format!("{}.{}.svc", child_name(&api.name), api.namespace);
+    api.spec
+        .channels
+        .iter()
+        .map(|channel| format!("http://{host}{}", path(&api.name, &api.spec, channel)))
+        .collect()
+}
+
+/// Whether `status` says something else than the object does.
+pub fn differs(status: &Value, object: &Value) -> bool {
+    let Some(fields) = status.as_object() else { return false };
+    fields.iter().any(|(name, value)| {
+        let before = object.get(name).unwrap_or(&Value::Null);
+        let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        before != value && !(nothing(before) && nothing(value))
+    })
+}
+
+/// The status that an object has, as far as it can be read.
+pub fn conditions_of(object: &Value) -> Vec<Condition> {
+    serde_json::from_value::<StreamApiStatus>(object["status"].clone()).unwrap_or_default().conditions
+}
+
+#[cfg(test)]
+mod tests;
