@@ -109,17 +109,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
     let reconciling = reconcile(&args, client, writer, recorder, metrics, stop.clone());
-    let lost = tokio::select! {
-        () = reconciling => false,
-        () = candidate.keep() => true,
-    };
-    if lost {
-        anyhow::bail!("another replica leads now; this one starts again");
+    tokio::select! {
+        done = reconciling => done?,
+        () = candidate.keep() => anyhow::bail!("another replica leads now; this one starts again"),
     }
     candidate.release().await;
     Ok(())
 }
 
+/// Reconciles until `stop` resolves; that anything else ends it is a failure.
 async fn reconcile(
     args: &Args,
     client: Client,
@@ -127,16 +125,16 @@ async fn reconcile(
     recorder: Recorder,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
-) {
+) -> anyhow::Result<()> {
     let (apis, policies) = (Dirty::default(), Dirty::default());
     let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
     let starting = World::start(&client, only, args.network_policies, &apis, &policies);
-    let (world, _watches) = tokio::select! {
+    let (world, mut tasks) = tokio::select! {
         started = starting => started,
-        () = stop.clone() => return,
+        () = stop.clone() => return Ok(()),
     };
     let observer = Observer::default();
-    let observing = tokio::spawn(observer.clone().run(world.clone(), apis.clone()));
+    tasks.spawn(observer.clone().run(world.clone(), apis.clone()));
     let context = Context {
         world,
         settings: Settings {
@@ -154,8 +152,11 @@ async fn reconcile(
         failures: Default::default(),
         unavailable: Default::default(),
     };
-    control::run(Arc::new(context), &apis, &policies, stop).await;
-    observing.abort();
+    tokio::select! {
+        () = control::run(Arc::new(context), &apis, &policies, stop) => Ok(()),
+        // Without one of them the operator would be blind and not know it.
+        _ = tasks.join_next() => anyhow::bail!("a watch ended; the operator starts again"),
+    }
 }
 
 /// SIGTERM or SIGINT.
