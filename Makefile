@@ -1,21 +1,27 @@
 # Thin names for commands anyone can type. What is not a system package goes to SLUICE_CACHE.
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
+bin = $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release
 
-.PHONY: run build test lint unit generated flows faults browser bench
+.PHONY: run build image test lint unit generated flows faults browser chart reconcile e2e cluster bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
 	@scripts/setup build
-	cargo run --release --locked -q -p sluice -- run -f examples/orders.yaml
+	@scripts/build sluice
+	@$(bin)/sluice run -f examples/orders.yaml
 
-build: ## Build the sluice binary
+build: ## Build the binaries `sluice` and `sluice-operator`
 	@scripts/setup build
-	cargo build --release --locked -p sluice
+	@scripts/build sluice sluice-operator
 
-test: ## Every suite; ends with `N passed, N failed`
+image: build ## Pack them as OCI archives
+	@scripts/setup cluster
+	@scripts/image
+
+test: ## Every suite that needs no root; ends with `N passed, N failed`
 	@scripts/setup all
-	@scripts/test lint unit generated flows browser
+	@scripts/test lint unit generated flows browser chart reconcile
 
 lint: ## Format, clippy, licences and sources
 	@scripts/setup lint
@@ -35,14 +41,30 @@ generated: ## Files made from the code are fresh
 
 faults: ## The flows that break something under load
 	@scripts/setup build kafka
-	cargo build --release --locked -p sluice
-	cargo test --release --locked -p sluice-tests --test faults
+	@scripts/build sluice
+	cargo test --release --locked --workspace --test faults
 
 browser: ## The console and browsers' own clients, in headless Chromium
 	@scripts/setup build kafka browser
 	@scripts/test browser
 
+chart: ## The Helm chart: lint, golden renders, schemas
+	@scripts/setup kubernetes
+	@scripts/test chart
+
+reconcile: ## The operator against a real API server
+	@scripts/setup build kubernetes
+	@scripts/test reconcile
+
+e2e: ## Chart, images, operator and data planes on a real node; root
+	@scripts/setup build kafka otel kubernetes cluster
+	@scripts/test e2e
+
+cluster: build ## Leave a cluster running with Sluice installed, to try things on; root
+	@scripts/setup build kubernetes cluster
+	@e2e/cluster/try
+
 bench: ## Speed and memory, on an otherwise idle machine: make bench [ARGS="--write docs/PERFORMANCE.md"]
 	@scripts/setup build kafka
-	cargo build --release --locked -p sluice
-	cargo run --release --locked -q -p sluice-bench -- $(ARGS)
+	@scripts/build sluice sluice-bench
+	$(bin)/sluice-bench $(ARGS)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use sluice_config::Config;
+use sluice_operator::Objects;
 
 use crate::documents::{self, Report};
 use crate::{Failure, files, print};
@@ -11,6 +12,14 @@ use crate::{Failure, files, print};
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  sluice check -f apis/ -f secrets.yaml")]
 pub struct Args {
+    /// What to check
+    #[command(flatten)]
+    pub input: Input,
+}
+
+/// The files that a command reads once.
+#[derive(clap::Args)]
+pub struct Input {
     /// Files or directories (*.yaml, *.yml, *.json) of StreamAPIs, StreamPolicies and Secrets
     #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
     pub files: Vec<PathBuf>,
@@ -19,9 +28,19 @@ pub struct Args {
     pub namespace: String,
 }
 
+/// What files say.
+pub struct Found {
+    /// Everything that can be understood, and what cannot.
+    pub objects: Objects,
+    /// Every problem in the order of files and lines.
+    pub reports: Vec<Report>,
+    /// How many documents there are.
+    documents: usize,
+}
+
 /// Prints every problem; fails if there is one.
 pub fn check(args: &Args) -> Result<(), Failure> {
-    let (reports, documents) = find_problems(args);
+    let Found { reports, documents, .. } = args.input.read();
     let mut text: String = reports.iter().map(|report| format!("{report}\n")).collect();
     if reports.is_empty() {
         text = format!("no problems in {documents} objects\n");
@@ -30,34 +49,36 @@ pub fn check(args: &Args) -> Result<(), Failure> {
     if reports.is_empty() { Ok(()) } else { Err(Failure::Input) }
 }
 
-/// Every problem in the order of files and lines, and how many documents there are.
-fn find_problems(args: &Args) -> (Vec<Report>, usize) {
-    let mut reports = Vec::new();
-    let mut all = Vec::new();
-    let mut order = Vec::new();
-    for source in &args.files {
-        match files::list(source) {
-            Ok(files) => order.extend(files),
-            Err(error) => reports.push(Report::of_file(source, 0, error.to_string())),
+impl Input {
+    /// Reads all files.
+    pub fn read(&self) -> Found {
+        let mut reports = Vec::new();
+        let mut all = Vec::new();
+        let mut order = Vec::new();
+        for source in &self.files {
+            match files::list(source) {
+                Ok(files) => order.extend(files),
+                Err(error) => reports.push(Report::of_file(source, 0, error.to_string())),
+            }
         }
-    }
-    for file in &order {
-        let name = file.display().to_string();
-        match files::read(file) {
-            Err(error) => reports.push(Report::of_file(file, 0, error.to_string())),
-            Ok(text) => match documents::parse(&name, &text, &args.namespace) {
-                Err(error) => reports.push(Report::of_file(file, error.line, error.message)),
-                Ok(documents) => all.extend(documents),
-            },
+        for file in &order {
+            let name = file.display().to_string();
+            match files::read(file) {
+                Err(error) => reports.push(Report::of_file(file, 0, error.to_string())),
+                Ok(text) => match documents::parse(&name, &text, &self.namespace) {
+                    Err(error) => reports.push(Report::of_file(file, error.line, error.message)),
+                    Ok(documents) => all.extend(documents),
+                },
+            }
         }
+        let assembled = documents::assemble(all.iter());
+        reports.extend(assembled.reports);
+        let rendered = sluice_operator::render(&assembled.objects, &Config::default());
+        reports.extend(documents::reports(all.iter(), &rendered.refused));
+        let place = |report: &Report| order.iter().position(|file| file.display().to_string() == report.file);
+        reports.sort_by_key(|report| (place(report), report.line));
+        Found { objects: assembled.objects, reports, documents: all.len() }
     }
-    let assembled = documents::assemble(all.iter());
-    reports.extend(assembled.reports);
-    let rendered = sluice_operator::render(&assembled.objects, &Config::default());
-    reports.extend(documents::reports(all.iter(), &rendered.refused));
-    let place = |report: &Report| order.iter().position(|file| file.display().to_string() == report.file);
-    reports.sort_by_key(|report| (place(report), report.line));
-    (reports, all.len())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod documents;
 mod files;
 mod key;
 mod logging;
+mod render;
 mod run;
 mod serve;
 mod yaml;
@@ -31,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   sluice run -f examples/orders.yaml       serve it at http://127.0.0.1:8080, follow changes
   sluice check -f examples/orders.yaml     tell every problem as file:line
+  sluice render -f examples/orders.yaml    what the operator would make of it in a cluster
   sluice crds | kubectl apply -f -         teach a cluster the resources
   sluice key create shop-keys              make an API key and the Secret that knows it
 
@@ -52,6 +54,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Tell every problem of the files as file:line: at: message
     Check(check::Args),
+    /// Print the objects that the operator would apply to a cluster
+    Render(render::Args),
     /// Print the custom resource definitions
     #[command(after_help = "Example:\n  sluice crds | kubectl apply --server-side -f -")]
     Crds,
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Serve(args) => serve::serve(*args),
         Command::Check(args) => check::check(&args),
+        Command::Render(args) => render::render(args),
         Command::Crds => print_crds(),
         Command::Key(command) => key::key(&command),
     };
@@ -118,7 +123,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&command, &mut found);
-        assert_eq!(found.len(), 5);
+        assert_eq!(found.len(), 6);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("  sluice "), "{help}");

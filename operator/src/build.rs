@@ -10,7 +10,7 @@ use sluice_config::config::{Api as ConfigApi, Config, Entry, Material};
 use sluice_config::policy::{Authentication, ChannelPolicy};
 
 use crate::Rendered;
-use crate::dereference::{Api, Purpose, References, Use, secrets_of};
+use crate::dereference::{Api, Purpose, References, Use, certificate_of, secrets_of};
 use crate::merge::merge;
 use crate::validate::{Valid, api_key_entry, entries, secret_problems, value};
 
@@ -70,6 +70,9 @@ fn entry(
             winner: winner.into(),
         }));
     }
+    if let Some(place) = certificate_of(spec) {
+        add_values(api.namespace, &place, references, &mut secrets);
+    }
     for name in key_secrets {
         api_keys(api.namespace, &name, references, &mut secrets);
     }
@@ -104,20 +107,25 @@ fn server_secrets<'a>(
         if !secret_problems(api.namespace, &place, references).is_empty() {
             broken.insert(server, format!("server `{server}` has no usable credentials"));
         }
-        for key in keys_of(&place) {
-            let secret = references.secrets.find(api.namespace, place.secret);
-            if let Some(value) = secret.ok().and_then(|secret| value(secret, key)) {
-                secrets.add(place.secret, key, value);
-            }
-        }
+        add_values(api.namespace, &place, references, secrets);
     }
     broken
+}
+
+fn add_values(namespace: &str, place: &Use<'_>, references: &References<'_>, secrets: &mut Collector<'_>) {
+    let Ok(secret) = references.secrets.find(namespace, place.secret) else { return };
+    for key in keys_of(place) {
+        if let Some(value) = value(secret, key) {
+            secrets.add(place.secret, key, value);
+        }
+    }
 }
 
 const fn keys_of(place: &Use<'_>) -> &'static [&'static str] {
     match place.purpose {
         Purpose::BrokerTls => &["ca.crt", "tls.crt", "tls.key"],
         Purpose::BrokerLogin => &["username", "password"],
+        Purpose::ListenerTls => &["tls.crt", "tls.key"],
         Purpose::ApiKeys => &[],
     }
 }

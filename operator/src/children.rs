@@ -167,10 +167,11 @@ pub fn children(
         child(owner, ChildKind::ServiceAccount, json!({"automountServiceAccountToken": false})),
         child(owner, ChildKind::Role, workload::role(owner)),
         child(owner, ChildKind::RoleBinding, workload::role_binding(owner)),
-        child(owner, ChildKind::Service, workload::service(owner)),
+        child(owner, ChildKind::Service, workload::service(owner, deployment)),
     ];
     if settings.network_policies {
-        children.push(child(owner, ChildKind::NetworkPolicy, workload::network_policy(owner, settings)));
+        let policy = workload::network_policy(owner, deployment, settings);
+        children.push(child(owner, ChildKind::NetworkPolicy, policy));
     }
     if deployment.replicas >= 2 {
         children.push(child(owner, ChildKind::PodDisruptionBudget, workload::disruption_budget(owner)));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_config::channel::path;
+use sluice_config::placement::{Placement, Protocol};
 use sluice_config::policy::Authentication;
 use sluice_config::{Entry, Problem};
 use sluice_crds::resource::{Condition, ConditionStatus, StreamApiStatus};
@@ -293,12 +294,18 @@ pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>) -> Value {
 /// Where clients inside the cluster reach the channels.
 fn urls(entry: &Entry) -> Vec<String> {
     let api = &entry.api;
-    let host = format!("{}.{}.svc", child_name(&api.name), api.namespace);
-    api.spec
-        .channels
-        .iter()
-        .map(|channel| format!("http://{host}{}", path(&api.name, &api.spec, channel)))
-        .collect()
+    let Placement::Deployment(deployment) = &api.spec.placement;
+    // With TLS where there is a choice.
+    let listener = deployment.listener(Protocol::Https).or_else(|| deployment.listener(Protocol::Http));
+    let Some(listener) = listener else { return Vec::new() };
+    let (scheme, usual) = match listener.protocol {
+        Protocol::Http => ("http", 80),
+        Protocol::Https => ("https", 443),
+    };
+    let port = Some(listener.service_port()).filter(|port| *port != usual);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let base = format!("{scheme}://{}.{}.svc{port}", child_name(&api.name), api.namespace);
+    api.spec.channels.iter().map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
 }
 
 /// Whether `status` says something else than the object does.

@@ -11,7 +11,7 @@ use sluice_config::{Problem, check};
 use sluice_crds::shape;
 
 use crate::Refusal;
-use crate::dereference::{Api, Policy, Purpose, References, Use, secrets_of};
+use crate::dereference::{Api, Policy, Purpose, References, Use, certificate_of, secrets_of};
 use crate::objects::Kind;
 
 /// What may be served.
@@ -102,7 +102,8 @@ impl Valid<'_> {
 
 fn api_problems(api: &Api<'_>, spec: &StreamApiSpec, references: &References<'_>) -> Vec<Problem> {
     let mut problems = check::check_api(api.name, spec);
-    for (_, secret) in secrets_of(spec) {
+    let servers = secrets_of(spec).into_iter().map(|(_, secret)| secret);
+    for secret in servers.chain(certificate_of(spec)) {
         problems.extend(secret_problems(api.namespace, &secret, references));
     }
     problems
@@ -261,6 +262,13 @@ pub fn secret_problems(namespace: &str, place: &Use<'_>, references: &References
             })
             .collect(),
         Purpose::BrokerTls => tls_problems(secret, name).into_iter().map(problem).collect(),
+        Purpose::ListenerTls => {
+            let absent = ["tls.crt", "tls.key"].into_iter().filter(|key| value(secret, key).is_none());
+            let absent = absent.map(|key| format!("Secret `{name}` has no key `{key}`; add it as PEM"));
+            let absent: Vec<_> = absent.collect();
+            let found = if absent.is_empty() { tls_problems(secret, name) } else { absent };
+            found.into_iter().map(problem).collect()
+        }
         Purpose::ApiKeys => entries(secret)
             .filter(|(id, value)| api_key_entry(id, value).is_none())
             .map(|(id, _)| {

@@ -45,6 +45,7 @@ pub enum Listener {
 #[derive(Debug)]
 pub struct Cluster {
     home: PathBuf,
+    host: String,
     first_port: u16,
     nodes: Vec<Mutex<Option<Process>>>,
 }
@@ -59,9 +60,15 @@ impl Cluster {
 
     /// Starts a cluster of `size` nodes and waits until it is ready.
     pub async fn start(size: usize) -> Self {
+        Self::start_at("127.0.0.1", size).await
+    }
+
+    /// Like [`Cluster::start`], with the listeners without TLS on the address `host` of this machine.
+    pub async fn start_at(host: &str, size: usize) -> Self {
         let first_port = process::port_block(PORTS * u16::try_from(size).expect("few nodes"));
         let home = process::directory("kafka");
-        let cluster = Self { home, first_port, nodes: (0..size).map(|_| Mutex::new(None)).collect() };
+        let nodes = (0..size).map(|_| Mutex::new(None)).collect();
+        let cluster = Self { home, host: host.into(), first_port, nodes };
         let formats: Vec<Process> = (1..=size).map(|node| cluster.format(node)).collect();
         for mut format in formats {
             let status = format.ended(START).await;
@@ -92,7 +99,7 @@ impl Cluster {
     /// `host:port` of every node on `listener`.
     pub fn brokers(&self, listener: Listener) -> Vec<String> {
         let host = match listener {
-            Listener::Plaintext | Listener::Sasl => "127.0.0.1",
+            Listener::Plaintext | Listener::Sasl => self.host.as_str(),
             Listener::SaslTls | Listener::MutualTls => "localhost",
         };
         (1..=self.size()).map(|node| format!("{host}:{}", self.port(node) + listener as u16)).collect()
@@ -272,6 +279,7 @@ impl Cluster {
         format!(
             include_str!("kafka/server.properties"),
             node = node,
+            host = self.host,
             voters = voters.join(","),
             plain = port,
             controller = port + 1,

@@ -6,6 +6,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod documents;
 pub mod kafka;
 pub mod ledger;
@@ -21,6 +22,7 @@ pub mod sluice;
 pub mod wait;
 
 pub use client::{Sse, WebSocket};
+pub use cluster::ControlPlane;
 pub use documents::{Api, Documents};
 pub use kafka::Cluster;
 pub use ledger::{Ledger, Reader};

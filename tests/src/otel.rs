@@ -13,6 +13,7 @@ use crate::wait::within;
 /// A running collector.
 #[derive(Debug)]
 pub struct Collector {
+    host: String,
     port: u16,
     out: PathBuf,
     _process: Process,
@@ -21,11 +22,16 @@ pub struct Collector {
 impl Collector {
     /// Starts one and waits until it is ready.
     pub async fn start() -> Self {
+        Self::start_at("127.0.0.1").await
+    }
+
+    /// Starts one that listens on the address `host` of this machine.
+    pub async fn start_at(host: &str) -> Self {
         let home = process::directory("otelcol");
         let port = process::port();
         let out = home.join("out.jsonl");
         let config = format!(
-            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n\
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '{host}:{port}'}}}}}}}}\n\
              exporters: {{file: {{path: '{}', flush_interval: 100ms}}}}\n\
              service:\n\
              \x20 telemetry: {{metrics: {{level: none}}}}\n\
@@ -49,12 +55,12 @@ impl Collector {
             assert!(process.runs(), "the collector ended:\n{text}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Self { port, out, _process: process }
+        Self { host: host.into(), port, out, _process: process }
     }
 
     /// Its OTLP/HTTP endpoint.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     /// Everything received so far, one OTLP/JSON document each.

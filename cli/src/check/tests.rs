@@ -42,9 +42,9 @@ fn found(files: &[(&str, &str)]) -> Vec<String> {
     for (name, text) in files {
         std::fs::write(directory.path().join(name), text).expect("written");
     }
-    let args = Args { files: vec![directory.path().to_owned()], namespace: "default".into() };
+    let args = Input { files: vec![directory.path().to_owned()], namespace: "default".into() };
     let begun = cpu_time();
-    let (reports, _) = find_problems(&args);
+    let reports = args.read().reports;
     let took = cpu_time() - begun;
     assert!(took < BUDGET, "{took:?}");
     let root = format!("{}/", directory.path().display());
@@ -524,8 +524,8 @@ spec:
 
 #[test]
 fn a_missing_file_is_a_problem() {
-    let args = Args { files: vec!["/nowhere/a.yaml".into()], namespace: "default".into() };
-    let (reports, _) = find_problems(&args);
+    let args = Input { files: vec!["/nowhere/a.yaml".into()], namespace: "default".into() };
+    let reports = args.read().reports;
     assert_eq!(reports.iter().map(Report::to_string).collect::<Vec<_>>(), ["/nowhere/a.yaml: is not there"]);
 }
 
@@ -536,7 +536,7 @@ fn the_examples_have_no_problems() {
     let mut files: Vec<_> = files::list(&directory).expect("listed");
     assert!(files.len() >= 4);
     for file in files.drain(..) {
-        let args = Args { files: vec![file], namespace: "default".into() };
-        assert_eq!(find_problems(&args).0, Vec::new());
+        let args = Input { files: vec![file], namespace: "default".into() };
+        assert_eq!(args.read().reports, Vec::new());
     }
 }

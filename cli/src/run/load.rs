@@ -10,6 +10,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use sluice_config::Problem;
 use sluice_config::config::Config;
+use sluice_config::placement::Placement;
+use sluice_crds::StreamAPI;
 use sluice_dataplane::{CursorKey, Loaded, Refused, TlsMaterial};
 use sluice_operator::{Kind, Rendered, Unread};
 
@@ -57,8 +59,22 @@ pub struct Update {
     pub problems: Vec<Report>,
     /// What is served differently.
     pub changes: Vec<Change>,
+    /// APIs (`namespace/name`) that say where they run in a cluster.
+    pub placed: BTreeSet<String>,
     /// Whether anything can be served.
     pub usable: bool,
+}
+
+/// Here everything runs in one process, so what a `placement` refers to need not be there.
+fn take_placements(apis: &mut [StreamAPI]) -> BTreeSet<String> {
+    let placed = apis.iter_mut().filter_map(|api| {
+        let placement = std::mem::take(&mut api.spec.0.placement);
+        let metadata = &api.metadata;
+        let [namespace, name] =
+            [&metadata.namespace, &metadata.name].map(|part| part.as_deref().unwrap_or_default());
+        (placement != Placement::default()).then(|| format!("{namespace}/{name}"))
+    });
+    placed.collect()
 }
 
 impl Loader {
@@ -145,6 +161,7 @@ impl Loader {
         let documents: Vec<&Document> =
             self.ordered().into_iter().flat_map(|file| &self.files[file].documents).collect();
         let mut assembled = documents::assemble(documents.iter().copied());
+        let placed = take_placements(&mut assembled.objects.apis);
         assembled.objects.unread.extend(self.files.values().filter_map(|file| file.suspicion.clone()));
         let rendered = sluice_operator::render(&assembled.objects, &self.config);
         let mut reports = documents::reports(documents.iter().copied(), &rendered.refused);
@@ -167,7 +184,7 @@ impl Loader {
             cursor_keys: self.keys.clone(),
             tls: self.tls.clone(),
         });
-        Update { loaded, problems, changes, usable }
+        Update { loaded, problems, changes, placed, usable }
     }
 
     /// The files in the order that decides ties: as they were named, directories by name.

@@ -106,6 +106,9 @@ fn sentence(change: &Change, update: &Update, addresses: &Addresses) -> String {
     match change {
         Change::Served(name) => {
             let mut text = format!("serving  {name}\n");
+            if update.placed.contains(name) {
+                text.push_str("         its `placement` is for clusters and has no effect here\n");
+            }
             if let Some(entry) = update.loaded.config.apis.get(name) {
                 for channel in &entry.api.spec.channels {
                     text.push_str(&invitation(entry, channel, addresses));
@@ -129,7 +132,8 @@ fn log(change: &Change, update: &Update, addresses: &Addresses) {
                 let url = |channel: &Channel| url("http", addresses.plain, entry, channel);
                 entry.api.spec.channels.iter().map(url).collect::<Vec<_>>().join(" ")
             });
-            info!(api = name, revision = revision(name), urls, "serving");
+            let placement = update.placed.contains(name).then_some("for clusters, no effect here");
+            info!(api = name, revision = revision(name), urls, placement, "serving");
         }
         Change::Changed(name) => info!(api = name, revision = revision(name), "changed"),
         Change::Gone(name) => info!(api = name, "gone"),
@@ -172,6 +176,8 @@ fn invitation(entry: &Entry, channel: &Channel, addresses: &Addresses) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use std::sync::Arc;
 
     use sluice_config::Config;
@@ -188,7 +194,8 @@ mod tests {
         let config = sluice_operator::render(&objects, &Config::default()).config;
         let change = Change::Served("default/desk".into());
         let loaded = Arc::new(Loaded { config, ..Loaded::default() });
-        let update = Update { loaded, problems: vec![], changes: vec![], usable: true };
+        let update =
+            Update { loaded, problems: vec![], changes: vec![], placed: BTreeSet::new(), usable: true };
         let plain = "0.0.0.0:8080".parse().expect("an address");
         let addresses = Addresses { plain, tls: None, admin: plain };
         let expected = "\

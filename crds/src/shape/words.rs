@@ -16,7 +16,7 @@ pub const NAMESPACE: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 const LATER: &[(&str, &[&str])] = &[
     ("spec", &["bridges", "listeners", "asyncapi"]),
     ("spec.placement", &["sidecar", "gateway"]),
-    ("spec.placement.deployment", &["autoscaling", "listeners"]),
+    ("spec.placement.deployment", &["autoscaling"]),
     ("spec.placement.deployment.podTemplate", &["affinity"]),
     ("spec", &["validation", "authorization", "quota", "quotas", "transformation", "filter", "plan"]),
     ("spec.servers[]", &["mqtt", "rabbitmq", "amqp", "websocket", "sse", "http", "nats", "solace"]),

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Problem, clip};
+use crate::server::SecretRef;
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
 /// own process and ignores this.
@@ -38,11 +39,82 @@ pub struct Deployment {
     pub resources: Resources,
     /// What the pods are given besides.
     pub pod_template: PodTemplate,
+    /// Where clients connect: at most one listener of each protocol. Default: `HTTP` on port 80.
+    #[schemars(
+        length(min = 1, max = 2),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub listeners: Vec<Listener>,
+}
+
+/// A port of the API's Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Name of the listener.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Port of the Service. Default: 80 for `HTTP`, 443 for `HTTPS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The certificate of an `HTTPS` listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+}
+
+impl Listener {
+    /// The port of the Service.
+    pub fn service_port(&self) -> u16 {
+        self.port.unwrap_or(match self.protocol {
+            Protocol::Http => 80,
+            Protocol::Https => 443,
+        })
+    }
+}
+
+/// What a listener speaks. Both serve HTTP/1.1, HTTP/2 and WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// In the clear.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// With TLS.
+    #[serde(rename = "HTTPS")]
+    Https,
+}
+
+/// The certificate of a listener. A new one is taken without restarting pods or closing connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTls {
+    /// A `kubernetes.io/tls` Secret: `tls.crt` (the chain, leaf first) and `tls.key`, both PEM.
+    pub secret_ref: SecretRef,
 }
 
 impl Default for Deployment {
     fn default() -> Self {
-        Self { replicas: 1, resources: Resources::default(), pod_template: PodTemplate::default() }
+        let http = Listener { name: "http".into(), port: None, protocol: Protocol::Http, tls: None };
+        Self {
+            replicas: 1,
+            resources: Resources::default(),
+            pod_template: PodTemplate::default(),
+            listeners: vec![http],
+        }
+    }
+}
+
+impl Deployment {
+    /// The listener of that protocol, if there is one.
+    pub fn listener(&self, protocol: Protocol) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.protocol == protocol)
+    }
+
+    /// The Secret of the HTTPS listener's certificate.
+    pub fn certificate(&self) -> Option<&SecretRef> {
+        Some(&self.listener(Protocol::Https)?.tls.as_ref()?.secret_ref)
     }
 }
 
@@ -89,7 +161,7 @@ impl Quantity {
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if fraction.len() > 3 || (number.contains('.') && fraction.is_empty()) {
+        if whole.is_empty() || fraction.len() > 3 || (number.contains('.') && fraction.is_empty()) {
             return None;
         }
         let thousandths: u128 = format!("{whole}{fraction:0<3}").parse().ok()?;
@@ -258,6 +330,7 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
             ));
         }
     }
+    check_listeners(at, &deployment.listeners, problems);
     let template = &deployment.pod_template;
     let maps = [
         ("labels", template.labels.keys().collect::<Vec<_>>(), true),
@@ -297,6 +370,29 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
                 format!("{at}.podTemplate.topologySpreadConstraints[{index}].topologyKey"),
                 "is not the name of a label; write it like topology.kubernetes.io/zone",
             ));
+        }
+    }
+}
+
+fn check_listeners(at: &str, listeners: &[Listener], problems: &mut Vec<Problem>) {
+    for (index, listener) in listeners.iter().enumerate() {
+        let at = format!("{at}.listeners[{index}]");
+        let mut add = |field: &str, message: &str| {
+            problems.push(Problem::new(format!("{at}.{field}"), message));
+        };
+        match (listener.protocol, &listener.tls) {
+            (Protocol::Https, None) => add("tls", "is missing; add `tls: {secretRef: {name: …}}`"),
+            (Protocol::Http, Some(_)) => add("tls", "has no effect with HTTP; write `protocol: HTTPS`"),
+            _ => {}
+        }
+        let before = &listeners[..index];
+        if before.iter().any(|other| other.name == listener.name) {
+            add("name", "is the name of another listener too; give each its own");
+        }
+        if before.iter().any(|other| other.protocol == listener.protocol) {
+            add("protocol", "is that of another listener too; one of each is served");
+        } else if before.iter().any(|other| other.service_port() == listener.service_port()) {
+            add("port", "is the port of another listener too; give each its own");
         }
     }
 }
@@ -362,6 +458,12 @@ mod tests {
                 when_unsatisfiable: WhenUnsatisfiable::DoNotSchedule,
             }]);
         });
+        let listeners = problems(|deployment| {
+            let listener =
+                |name: &str, protocol, port| Listener { name: name.into(), port, protocol, tls: None };
+            deployment.listeners.push(listener("http", Protocol::Https, Some(80)));
+        });
+        assert_eq!(listeners.len(), 3, "{listeners:#?}");
         let at: Vec<_> = found.iter().map(|problem| problem.split(": ").next().unwrap_or_default()).collect();
         let deployment = "spec.placement.deployment";
         assert_eq!(

@@ -22,6 +22,10 @@ fn settings() -> Settings {
 }
 
 fn build(change: impl FnOnce(&mut Value)) -> Vec<Child> {
+    build_with(&[], change)
+}
+
+fn build_with(secrets: &[Value], change: impl FnOnce(&mut Value)) -> Vec<Child> {
     let mut api = json!({
         "apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI",
         "metadata": {"name": "shop", "namespace": "a", "generation": 3},
@@ -43,7 +47,9 @@ fn build(change: impl FnOnce(&mut Value)) -> Vec<Child> {
     });
     let mut objects = Objects::default();
     objects.apis.push(serde_json::from_value(api).expect("an API"));
-    objects.secrets.push(serde_json::from_value(secret).expect("a Secret"));
+    for secret in secrets.iter().chain([&secret]) {
+        objects.secrets.push(serde_json::from_value(secret.clone()).expect("a Secret"));
+    }
     let rendered = render(&objects, &Config::default());
     assert!(rendered.refused.is_empty(), "{:?}", rendered.refused);
     let entry = &rendered.config.apis["a/shop"];
@@ -109,6 +115,32 @@ fn a_pod_disruption_budget_comes_with_the_second_replica() {
         !find(&children, ChildKind::PodDisruptionBudget).is_null()
     };
     assert_eq!([0, 1, 2, 3].map(has), [false, false, true, true]);
+}
+
+#[test]
+fn an_https_listener_has_ports_and_its_certificate_and_may_stand_alone() {
+    let certificate = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "cert", "namespace": "a", "labels": {"sluice.dev/use": "true"}},
+        "data": {"tls.crt": base64(b"-----BEGIN CERTIFICATE-----\n"), "tls.key": base64(b"-----BEGIN PRIVATE KEY-----\n")},
+    });
+    let listener =
+        json!({"name": "tls", "protocol": "HTTPS", "port": 8443, "tls": {"secretRef": {"name": "cert"}}});
+    let children = build_with(&[certificate], |api| {
+        api["spec"]["placement"] = json!({"deployment": {"listeners": [listener]}});
+    });
+    let service = find(&children, ChildKind::Service);
+    assert_eq!(service["spec"]["ports"].as_array().map(Vec::len), Some(1));
+    assert_eq!(service["spec"]["ports"][0]["port"], 8443);
+    let container = &find(&children, ChildKind::Deployment)["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains("--listen-tls=0.0.0.0:8443"), "{arguments}");
+    assert!(arguments.contains("--listen=127.0.0.1:8080"), "{arguments}");
+    assert_eq!(container["ports"][0], json!({"name": "https", "containerPort": 8443, "protocol": "TCP"}));
+    let secret = find(&children, ChildKind::Secret);
+    assert!(secret["data"]["a_shop_cert_tls.key"].is_string(), "{secret}");
+    let policy = find(&children, ChildKind::NetworkPolicy);
+    assert_eq!(policy["spec"]["ingress"][0]["ports"], json!([{"port": "https", "protocol": "TCP"}]));
 }
 
 #[test]

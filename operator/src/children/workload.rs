@@ -1,12 +1,11 @@
 //! The objects around the pods of a data plane, and the pods themselves.
 
 use serde_json::{Map, Value, json};
-use sluice_config::placement::{Deployment, PodTemplate};
+use sluice_config::placement::{Deployment, PodTemplate, Protocol};
 
 use super::{Owner, Settings, child_name, labels, selector};
 
-/// Ports of the container.
-const HTTP: u16 = 8080;
+/// Where the container answers the operator, probes and scrapers.
 const ADMIN: u16 = 9090;
 /// Who runs it: nobody in particular, as in the image.
 const USER: u32 = 65532;
@@ -34,23 +33,38 @@ pub fn role_binding(owner: &Owner<'_>) -> Value {
     })
 }
 
-pub fn service(owner: &Owner<'_>) -> Value {
+pub fn service(owner: &Owner<'_>, deployment: &Deployment) -> Value {
+    let ports = deployment.listeners.iter().map(|listener| {
+        let (name, _) = container_port(listener.protocol);
+        json!({
+            "name": name, "port": listener.service_port(), "targetPort": name, "protocol": "TCP",
+            "appProtocol": name,
+        })
+    });
     json!({"spec": {
-        "type": "ClusterIP",
-        "selector": selector(owner),
-        "ports": [
-            {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
-        ],
+        "type": "ClusterIP", "selector": selector(owner), "ports": ports.collect::<Vec<_>>(),
     }})
 }
 
+/// Name and number of the container's port for clients of that protocol.
+const fn container_port(protocol: Protocol) -> (&'static str, u16) {
+    match protocol {
+        Protocol::Http => ("http", 8080),
+        Protocol::Https => ("https", 8443),
+    }
+}
+
 /// Clients may come from anywhere; the admin port is for the operator and for whoever scrapes.
-pub fn network_policy(owner: &Owner<'_>, settings: &Settings) -> Value {
+pub fn network_policy(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
+    let ports = deployment
+        .listeners
+        .iter()
+        .map(|listener| json!({"port": container_port(listener.protocol).0, "protocol": "TCP"}));
     json!({"spec": {
         "podSelector": {"matchLabels": selector(owner)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": [{"port": "http", "protocol": "TCP"}]},
+            {"ports": ports.collect::<Vec<_>>()},
             {
                 "ports": [{"port": "admin", "protocol": "TCP"}],
                 "from": [
@@ -145,7 +159,11 @@ fn spread(owner: &Owner<'_>, template: &PodTemplate) -> Value {
 }
 
 fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
-    let watch = format!("{}/{}", owner.namespace, child_name(owner.name));
+    let clients = deployment.listeners.iter().map(|listener| container_port(listener.protocol));
+    let ports = clients
+        .chain([("admin", ADMIN)])
+        .map(|(name, port)| json!({"name": name, "containerPort": port, "protocol": "TCP"}));
+    let ports: Vec<_> = ports.collect();
     let probe = |path: &str, every: u32, failures: u32| {
         json!({
             "httpGet": {"path": path, "port": "admin"},
@@ -156,15 +174,9 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
         "name": "sluice",
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "args": [
-            "serve", "--config", "/etc/sluice/config", "--material", "/etc/sluice/material",
-            "--state", "/var/lib/sluice", "--watch", watch,
-        ],
+        "args": arguments(owner, deployment),
         "env": environment(settings),
-        "ports": [
-            {"name": "http", "containerPort": HTTP, "protocol": "TCP"},
-            {"name": "admin", "containerPort": ADMIN, "protocol": "TCP"},
-        ],
+        "ports": ports,
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/healthz", 10, 3),
         "resources": deployment.resources,
@@ -178,6 +190,27 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
             {"name": "state", "mountPath": "/var/lib/sluice"},
         ],
     })
+}
+
+fn arguments(owner: &Owner<'_>, deployment: &Deployment) -> Value {
+    let watch = format!("{}/{}", owner.namespace, child_name(owner.name));
+    let mut arguments = vec![
+        "serve".to_owned(),
+        "--config=/etc/sluice/config".to_owned(),
+        "--material=/etc/sluice/material".to_owned(),
+        "--state=/var/lib/sluice".to_owned(),
+        format!("--watch={watch}"),
+    ];
+    let address = |protocol| format!("0.0.0.0:{}", container_port(protocol).1);
+    match deployment.listener(Protocol::Http) {
+        Some(_) => arguments.push(format!("--listen={}", address(Protocol::Http))),
+        // Nobody may come in the clear.
+        None => arguments.push("--listen=127.0.0.1:8080".to_owned()),
+    }
+    if deployment.listener(Protocol::Https).is_some() {
+        arguments.push(format!("--listen-tls={}", address(Protocol::Https)));
+    }
+    arguments.into()
 }
 
 /// Who the pod is, for the resource attributes of metrics and traces.

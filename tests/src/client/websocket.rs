@@ -113,8 +113,9 @@ impl Request {
 }
 
 async fn connect(uri: &::http::Uri) -> Option<Box<dyn Io>> {
-    let port = uri.port_u16().expect("a port");
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let host = uri.host().filter(|host| *host != "localhost").unwrap_or("127.0.0.1");
+    let port = uri.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host, port)).await.ok()?;
     stream.set_nodelay(true).expect("a socket option");
     if uri.scheme_str() != Some("wss") {
         return Some(Box::new(stream));

@@ -297,3 +297,13 @@ fn the_listeners_certificate_follows_its_secret_and_stays_while_that_is_broken()
     assert_eq!(held(&update).as_deref(), Some(two.as_bytes()));
     assert!(!Bench::with_tls(&[("a.yaml", &shop)], name()).1.usable, "without a certificate nothing starts");
 }
+
+#[test]
+fn a_placement_is_told_and_has_no_effect() {
+    let listener = "placement: {deployment: {listeners: [{name: tls, protocol: HTTPS, tls: {secretRef: {name: cert}}}]}}";
+    let placed = api("shop", "a").replace("spec:\n", &format!("spec:\n  {listener}\n"));
+    let (bench, update) = Bench::new(&[("a.yaml", &format!("{placed}{}", api("chat", "b")))]);
+    assert!(update.usable && update.problems.is_empty(), "{:?}", update.problems);
+    assert_eq!(update.placed, ["default/shop".to_owned()].into());
+    assert_eq!(bench.rendered().apis["default/shop"].api.spec.placement, Placement::default());
+}

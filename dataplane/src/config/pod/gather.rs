@@ -12,8 +12,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use sluice_config::Material;
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES, api_of_cursor_key};
+use sluice_config::placement::Placement;
 
-use crate::config::{CursorKey, Loaded};
+use crate::config::{CursorKey, Loaded, TlsMaterial};
 
 /// Content of a ConfigMap or a Secret.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -106,8 +107,19 @@ impl Gatherer {
             config: self.config.clone().unwrap_or_default(),
             material: self.values.clone(),
             cursor_keys: self.keys.clone(),
+            tls: self.certificate(),
             ..Loaded::default()
         }
+    }
+
+    /// The certificate of the HTTPS listener: that of the one API that such a pod serves.
+    fn certificate(&self) -> Option<TlsMaterial> {
+        self.config.iter().flat_map(|config| config.apis.values()).find_map(|entry| {
+            let Placement::Deployment(deployment) = &entry.api.spec.placement;
+            let secret = &deployment.certificate()?.name;
+            let value = |key: &str| Some(self.values.find(entry, secret, key)?.to_vec());
+            Some(TlsMaterial { certificate: value("tls.crt")?, key: value("tls.key")? })
+        })
     }
 
     fn is_complete(&self, config: &Config) -> bool {
