@@ -53,6 +53,14 @@ pub enum ApplyError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Its namespace is being deleted, and it goes with it.
+    #[error("{kind} `{name}` was not made, for its namespace is being deleted")]
+    Ending {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The API server took too long.
     #[error("the API server did not answer within {PATIENCE:?}")]
     Late,
@@ -68,6 +76,7 @@ impl ApplyError {
             Self::NameTaken { .. } => "nameTaken",
             Self::Refused { .. } => "refused",
             Self::Request { .. } => "request",
+            Self::Ending { .. } => "ending",
             Self::Late => "late",
             Self::NotLeading => "notLeading",
         }
@@ -228,11 +237,19 @@ const NO_VERSION: &str = "1";
 fn failure(kind: ChildKind, name: &str, error: kube::Error) -> ApplyError {
     let (kind, name) = (kind.names().2, name.to_owned());
     match error {
+        error if is_ending(&error) => ApplyError::Ending { kind, name },
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 413 | 422) => {
             ApplyError::Refused { kind, name, reason: status.message.clone() }
         }
         error => ApplyError::Request { kind, name, source: Box::new(error) },
     }
+}
+
+/// Whether it was refused because its namespace is being deleted: nothing can be made there.
+pub fn is_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Whether the object's controller is the owner, by uid.

@@ -20,7 +20,7 @@ use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES}
 use sluice_config::{Entry, Material, Problem};
 use sluice_crds::resource::{Condition, ConditionStatus};
 
-use crate::apply::{ApplyError, Writer, is_owned};
+use crate::apply::{ApplyError, Writer, is_ending, is_owned};
 use crate::build::revision_of;
 use crate::children::{
     CURSOR_SECRET_KEY, ChildKind, Owner, Settings, child_name, children, cursor_secret, cursor_secret_name,
@@ -158,6 +158,8 @@ impl Context {
                     problems.push(problem);
                     entry = last.apis.get(&key);
                 }
+                // The StreamAPI is about to go the same way.
+                Err(WriteError::Apply(ApplyError::Ending { .. })) => return Ok(Action::await_change()),
                 Err(WriteError::Apply(error)) => failed = Some(error),
             }
         }
@@ -316,6 +318,7 @@ impl Context {
             let published = self.recorder.publish(&event, &about);
             match tokio::time::timeout(crate::apply::PATIENCE, published).await {
                 Ok(Ok(())) => {}
+                Ok(Err(error)) if is_ending(&error) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "an Event could not be written"),
                 Err(_) => tracing::warn!("an Event could not be written in time"),
             }
@@ -324,11 +327,15 @@ impl Context {
     }
 }
 
-/// Conditions that are not what they were; those that begin as expected are no news.
+/// Conditions that are not what they were. Of a new object only what went well is news, and what
+/// its author has to correct: that its pods take a moment is none.
 fn turned<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
     now.iter().filter(move |condition| match before.iter().find(|old| old.type_ == condition.type_) {
         Some(old) => old.status != condition.status || old.reason != condition.reason,
-        None => condition.type_ != "Secured",
+        None => {
+            condition.status == ConditionStatus::True
+                || matches!(condition.type_.as_str(), "Accepted" | "ResolvedRefs")
+        }
     })
 }
 
