@@ -12,7 +12,12 @@ use crate::children::APPLIED;
 /// Whether `live` has to be written to be `desired`.
 pub fn needs_apply(desired: &Value, live: &Value) -> bool {
     let digest = |object: &Value| object["metadata"]["annotations"][APPLIED].as_str().map(str::to_owned);
-    digest(desired) != digest(live) || !is_in(desired, live, false)
+    let mut content = desired.clone();
+    // The kind was asked for; the items of a list do not repeat it.
+    for field in ["apiVersion", "kind"] {
+        content.as_object_mut().map(|object| object.remove(field));
+    }
+    digest(desired) != digest(live) || !is_in(&content, live, false)
 }
 
 /// Whether `part` stands in `whole`. Lists are compared as wholes, for order and length are part of
@@ -65,6 +70,15 @@ mod tests {
         live["spec"]["clusterIP"] = json!("10.0.0.1");
         live["spec"]["ports"][0]["nodePort"] = json!(0);
         live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("3");
+        assert!(!needs_apply(&desired, &live));
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_what_it_should_be() {
+        let live = object(&json!({"replicas": 1}), "a");
+        let mut desired = live.clone();
+        desired["apiVersion"] = json!("apps/v1");
+        desired["kind"] = json!("Deployment");
         assert!(!needs_apply(&desired, &live));
     }
 
