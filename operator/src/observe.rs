@@ -102,18 +102,12 @@ struct Asked {
 }
 
 /// What all pods said last.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Observer {
     pods: Arc<Mutex<HashMap<String, Asked>>>,
     /// Revisions that pods are to serve.
     expected: Arc<Mutex<HashMap<Name, String>>>,
     hurry: Arc<Notify>,
-}
-
-impl Default for Observer {
-    fn default() -> Self {
-        Self { pods: Arc::default(), expected: Arc::default(), hurry: Arc::default() }
-    }
 }
 
 impl Observer {

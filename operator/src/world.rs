@@ -4,10 +4,12 @@
 //! so that one unreadable object blinds the operator for no other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
@@ -88,17 +90,137 @@ struct Touched {
     policies: Dirty,
     all_apis: Store<DynamicObject>,
     all_policies: Store<DynamicObject>,
+    pods: Arc<Notify>,
 }
 
 impl Touched {
-    /// Everything of a namespace: a policy or a Secret may matter to any of it.
-    fn namespace(&self, namespace: &str) {
-        for (store, dirty) in [(&self.all_apis, &self.apis), (&self.all_policies, &self.policies)] {
-            for object in store.state() {
-                if object.namespace().as_deref() == Some(namespace) {
-                    dirty.add((namespace.to_owned(), object.name_any()));
-                }
-            }
+    fn api(&self, api: &DynamicObject) {
+        let namespace = api.namespace().unwrap_or_default();
+        self.apis.add((namespace.clone(), api.name_any()));
+        self.policies_of(Some(&namespace));
+    }
+
+    /// A policy may matter to any API of its namespace, and to any other policy.
+    fn policy(&self, policy: &DynamicObject) {
+        let namespace = policy.namespace().unwrap_or_default();
+        self.policies.add((namespace.clone(), policy.name_any()));
+        self.all_of(Some(&namespace));
+    }
+
+    fn secret(&self, secret: &Secret) {
+        self.all_of(secret.meta().namespace.as_deref());
+    }
+
+    fn child(&self, child: &DynamicObject) {
+        if let Some(api) = child.labels().get(API_LABEL) {
+            self.apis.add((child.namespace().unwrap_or_default(), api.clone()));
+        }
+    }
+
+    fn pod(&self, _: &Pod) {
+        self.pods.notify_one();
+    }
+
+    /// After a list, for what went meanwhile is not told.
+    fn everything(&self) {
+        self.all_of(None);
+        self.pods.notify_one();
+    }
+
+    /// Every API and policy of `namespace`, or of all.
+    fn all_of(&self, namespace: Option<&str>) {
+        add_all(&self.all_apis, &self.apis, namespace);
+        self.policies_of(namespace);
+    }
+
+    fn policies_of(&self, namespace: Option<&str>) {
+        add_all(&self.all_policies, &self.policies, namespace);
+    }
+}
+
+fn add_all(store: &Store<DynamicObject>, dirty: &Dirty, namespace: Option<&str>) {
+    for object in store.state() {
+        if namespace.is_none_or(|namespace| object.metadata.namespace.as_deref() == Some(namespace)) {
+            dirty.add((object.namespace().unwrap_or_default(), object.name_any()));
+        }
+    }
+}
+
+/// The watches while they are started.
+struct Watches<'a> {
+    client: &'a Client,
+    namespace: Option<&'a str>,
+    touched: Arc<Touched>,
+    tasks: JoinSet<()>,
+}
+
+impl Watches<'_> {
+    /// Keeps a store of the objects of `resource`; `touch` is called for whatever changes.
+    fn dynamic(
+        &mut self,
+        resource: &ApiResource,
+        writer: Writer<DynamicObject>,
+        config: watcher::Config,
+        touch: fn(&Touched, &DynamicObject),
+    ) -> Store<DynamicObject> {
+        let api = match self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        };
+        self.follow(api, writer, config, touch)
+    }
+
+    fn typed<K>(&mut self, config: watcher::Config, touch: fn(&Touched, &K)) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api = match self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        self.follow(api, Writer::new(()), config, touch)
+    }
+
+    fn follow<K>(
+        &mut self,
+        api: Api<K>,
+        writer: Writer<K>,
+        config: watcher::Config,
+        touch: fn(&Touched, &K),
+    ) -> Store<K>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K::DynamicType: Hash + Eq + Clone + Send + Sync,
+    {
+        let reader = writer.as_reader();
+        self.tasks.spawn(watching(api, writer, config, self.touched.clone(), touch));
+        reader
+    }
+}
+
+async fn watching<K>(
+    api: Api<K>,
+    writer: Writer<K>,
+    config: watcher::Config,
+    touched: Arc<Touched>,
+    touch: fn(&Touched, &K),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Hash + Eq + Clone + Send + Sync,
+{
+    let url = api.resource_url().to_owned();
+    // Who last wrote which field is half of an object's size and nothing to us.
+    let events = watch(api, config).default_backoff().modify(|object| {
+        object.meta_mut().managed_fields = None;
+    });
+    let mut events = std::pin::pin!(reflector(writer, events));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => touch(&touched, &object),
+            Ok(Event::InitDone) => touched.everything(),
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Err(error) => tracing::warn!(%error, %url, "a watch was interrupted; it starts again"),
         }
     }
 }
@@ -113,62 +235,33 @@ impl World {
         apis: &Dirty,
         policies: &Dirty,
     ) -> (Arc<Self>, JoinSet<()>) {
-        let mut tasks = JoinSet::new();
         let api_writer = Writer::new(api_resource());
         let policy_writer = Writer::new(policy_resource());
+        let pods_changed = Arc::new(Notify::new());
         let touched = Arc::new(Touched {
             apis: apis.clone(),
             policies: policies.clone(),
             all_apis: api_writer.as_reader(),
             all_policies: policy_writer.as_reader(),
+            pods: pods_changed.clone(),
         });
-        let everything = watcher::Config::default();
-
-        let on = touched.clone();
-        let store = dynamic(client, namespace, &api_resource());
-        let all_apis =
-            follow(&mut tasks, store, everything.clone(), api_writer, move |api: &DynamicObject| {
-                let namespace = api.namespace().unwrap_or_default();
-                on.apis.add((namespace.clone(), api.name_any()));
-                on.namespace_policies(&namespace);
-            });
-        let on = touched.clone();
-        let store = dynamic(client, namespace, &policy_resource());
-        let all_policies =
-            follow(&mut tasks, store, everything, policy_writer, move |policy: &DynamicObject| {
-                let namespace = policy.namespace().unwrap_or_default();
-                on.policies.add((namespace.clone(), policy.name_any()));
-                on.namespace(&namespace);
-            });
-        let on = touched.clone();
+        let mut watches = Watches { client, namespace, touched, tasks: JoinSet::new() };
+        let all = watcher::Config::default();
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
-        let store = typed(client, namespace);
-        let secrets = follow(&mut tasks, store, usable, Writer::new(()), move |secret: &Secret| {
-            on.namespace(&secret.namespace().unwrap_or_default());
-        });
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        let mut children = BTreeMap::new();
-        for kind in ChildKind::ALL {
-            if kind == ChildKind::NetworkPolicy && !network_policies {
-                continue;
-            }
-            let on = touched.clone();
-            let store = dynamic(client, namespace, &kind.resource());
-            let writer = Writer::new(kind.resource());
-            let reader = follow(&mut tasks, store, managed.clone(), writer, move |child: &DynamicObject| {
-                if let Some(api) = child.labels().get(API_LABEL) {
-                    on.apis.add((child.namespace().unwrap_or_default(), api.clone()));
-                }
-            });
-            children.insert(kind, reader);
-        }
-        let pods_changed = Arc::new(Notify::new());
-        let notify = pods_changed.clone();
-        let store = typed(client, namespace);
-        let pods = follow(&mut tasks, store, managed, Writer::new(()), move |_: &Pod| notify.notify_one());
-        let world = Self { apis: all_apis, policies: all_policies, secrets, pods, children, pods_changed };
+        let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), Touched::api);
+        let policies = watches.dynamic(&policy_resource(), policy_writer, all, Touched::policy);
+        let secrets = watches.typed(usable, Touched::secret);
+        let pods = watches.typed(managed.clone(), Touched::pod);
+        let kinds =
+            ChildKind::ALL.into_iter().filter(|kind| network_policies || *kind != ChildKind::NetworkPolicy);
+        let children = kinds.map(|kind| {
+            let resource = kind.resource();
+            (kind, watches.dynamic(&resource, Writer::new(resource.clone()), managed.clone(), Touched::child))
+        });
+        let world = Self { children: children.collect(), apis, policies, secrets, pods, pods_changed };
         world.listed().await;
-        (Arc::new(world), tasks)
+        (Arc::new(world), watches.tasks)
     }
 
     async fn listed(&self) {
@@ -213,21 +306,11 @@ impl World {
     }
 }
 
-impl Touched {
-    fn namespace_policies(&self, namespace: &str) {
-        for policy in self.all_policies.state() {
-            if policy.namespace().as_deref() == Some(namespace) {
-                self.policies.add((namespace.to_owned(), policy.name_any()));
-            }
-        }
-    }
-}
-
 /// The objects of a store that are in `namespace`.
 fn within<K>(store: &Store<K>, namespace: &str) -> Vec<Arc<K>>
 where
     K: Resource + Clone + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone,
+    K::DynamicType: Hash + Eq + Clone,
 {
     store.state_filter(|object| object.meta().namespace.as_deref() == Some(namespace))
 }
@@ -253,66 +336,5 @@ fn understand(object: &DynamicObject, objects: &mut Objects) {
         Ok(Object::Policy(policy)) => objects.policies.push(*policy),
         Ok(Object::Secret(_) | Object::Unused(_)) => {}
         Err(unread) => objects.unread.push(*unread),
-    }
-}
-
-fn dynamic(client: &Client, namespace: Option<&str>, resource: &ApiResource) -> Api<DynamicObject> {
-    match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-        None => Api::all_with(client.clone(), resource),
-    }
-}
-
-fn typed<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-/// Keeps a store of what `api` holds and calls `touch` with whatever changes.
-fn follow<K>(
-    tasks: &mut JoinSet<()>,
-    api: Api<K>,
-    config: watcher::Config,
-    writer: Writer<K>,
-    touch: impl Fn(&K) + Send + 'static,
-) -> Store<K>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone + Send + Sync,
-{
-    let reader = writer.as_reader();
-    let kind = api.resource_url().to_owned();
-    tasks.spawn(watching(watch(api, config), writer, kind, touch));
-    reader
-}
-
-fn watching<K>(
-    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-    writer: Writer<K>,
-    url: String,
-    touch: impl Fn(&K) + Send + 'static,
-) -> impl Future<Output = ()> + Send + 'static
-where
-    K: Resource + Clone + Send + Sync + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone + Send + Sync,
-{
-    async move {
-        // Who last wrote which field is half of an object's size and nothing to us.
-        let events = events.default_backoff().modify(|object| {
-            object.meta_mut().managed_fields = None;
-        });
-        let mut events = std::pin::pin!(reflector(writer, events));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => touch(&object),
-                Ok(Event::Init | Event::InitDone) => {}
-                Err(error) => tracing::warn!(%error, %url, "a watch was interrupted; it starts again"),
-            }
-        }
     }
 }
