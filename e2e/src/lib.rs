@@ -4,6 +4,7 @@
 
 pub mod kubernetes;
 pub mod namespace;
+pub mod prometheus;
 pub mod traffic;
 
 pub use kubernetes::{host, kubectl};

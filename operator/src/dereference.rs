@@ -93,7 +93,11 @@ impl Unresolved {
     /// What to do about it.
     pub fn message(self, namespace: &str, name: &str) -> String {
         match self {
-            Self::Missing => format!("there is no Secret `{name}` in namespace `{namespace}`; create it"),
+            // On a cluster only labelled Secrets are seen, so this may be one without the label.
+            Self::Missing => format!(
+                "there is no Secret `{name}` in namespace `{namespace}` that may be used; create it, or label it: \
+                 `kubectl label secret {name} -n {namespace} {USE_LABEL}=true`"
+            ),
             Self::Unlabelled => format!(
                 "Secret `{name}` is not labelled for use; run `kubectl label secret {name} -n {namespace} \
                  {USE_LABEL}=true`, in a file add `labels: {{{USE_LABEL}: \"true\"}}` to its metadata"

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use parking_lot::Mutex;
@@ -27,7 +29,9 @@ const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How many are asked at once.
 const AT_ONCE: usize = 16;
 /// How often a pod is asked that serves what it should.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(10);
+/// Longer than both questions may take.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The first pause while a pod has yet to serve what was written; each further one is twice as long.
 const HURRY: Duration = Duration::from_millis(20);
 
@@ -148,16 +152,33 @@ impl Observer {
             .tls_certs_only([])
             .build()
             .expect("a client without special settings can be built");
+        let mut asking = FuturesUnordered::<BoxFuture<'_, (String, Result<Report, String>)>>::new();
         loop {
             let next = self.pods.lock().values().map(|pod| pod.next).min();
             let wait = next.map_or(EVERY, |next| next.saturating_duration_since(Instant::now()));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait), if asking.len() < AT_ONCE => {}
                 () = world.pods_changed.notified() => self.list(&world, &dirty),
                 () = self.hurry.notified() => {}
+                Some((uid, report)) = asking.next() => self.note(&uid, report, &dirty),
             }
-            self.ask_due(&client, &dirty).await;
+            // A pod that does not answer holds up no other one.
+            for (uid, address) in self.take_due(AT_ONCE.saturating_sub(asking.len())) {
+                let client = &client;
+                asking.push(async move { (uid, ask(client, &address).await) }.boxed());
+            }
         }
+    }
+
+    /// At most `count` pods that are due; while they are asked they are not.
+    fn take_due(&self, count: usize) -> Vec<(String, String)> {
+        let now = Instant::now();
+        let mut pods = self.pods.lock();
+        let due = pods.iter_mut().filter(|(_, pod)| pod.next <= now).take(count).map(|(uid, pod)| {
+            pod.next = now + UNDER_WAY;
+            (uid.clone(), pod.address.clone())
+        });
+        due.collect()
     }
 
     /// Takes over which pods there are. A pod that changed is asked at once.
@@ -182,23 +203,6 @@ impl Observer {
         }
         for gone in before.into_values() {
             dirty.add(gone.api);
-        }
-    }
-
-    async fn ask_due(&self, client: &reqwest::Client, dirty: &Dirty) {
-        let now = Instant::now();
-        let due: Vec<_> = {
-            let pods = self.pods.lock();
-            let due = pods.iter().filter(|(_, pod)| pod.next <= now);
-            due.map(|(uid, pod)| (uid.clone(), pod.address.clone())).collect()
-        };
-        let mut answers = futures::stream::iter(due.into_iter().map(async |(uid, address)| {
-            let report = ask(client, &address).await;
-            (uid, report)
-        }))
-        .buffer_unordered(AT_ONCE);
-        while let Some((uid, report)) = answers.next().await {
-            self.note(&uid, report, dirty);
         }
     }
 
