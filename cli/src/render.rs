@@ -23,6 +23,9 @@ pub struct Args {
     /// Where data planes send metrics and traces
     #[arg(long, value_name = "URL")]
     dataplane_otlp_endpoint: Option<String>,
+    /// Where data planes send metrics as StatsD
+    #[arg(long, value_name = "HOST:PORT")]
+    dataplane_statsd: Option<String>,
     /// Gives every data plane a NetworkPolicy
     #[arg(long)]
     network_policies: bool,
@@ -38,6 +41,7 @@ pub fn render(args: Args) -> Result<(), Failure> {
         image: args.dataplane_image,
         pull_policy: args.dataplane_pull_policy,
         otlp_endpoint: args.dataplane_otlp_endpoint,
+        statsd: args.dataplane_statsd,
         network_policies: args.network_policies,
         namespace: args.operator_namespace,
     };
@@ -110,6 +114,7 @@ stringData: {username: alice, password: hunter2canary}
             image: "sluice/dataplane:1".into(),
             pull_policy: "Never".into(),
             otlp_endpoint: None,
+            statsd: None,
             network_policies,
             namespace: "sluice-system".into(),
         };

@@ -70,6 +70,9 @@ pub struct Args {
     /// Sends metrics and traces there (OTLP over HTTP), like http://127.0.0.1:4318
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
+    /// Sends metrics there (StatsD over UDP, labels as tags), like 127.0.0.1:8125
+    #[arg(long, value_name = "HOST:PORT", env = "SLUICE_STATSD")]
+    statsd: Option<String>,
 }
 
 /// Namespace and name of a Secret.
@@ -159,6 +162,7 @@ impl Args {
             drain_delay: self.drain_delay.0,
             drain_grace: self.drain_grace.0,
             otlp_endpoint: self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
+            statsd: self.statsd.clone().filter(|address| !address.is_empty()),
         }
     }
 }

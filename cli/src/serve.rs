@@ -51,6 +51,9 @@ pub struct Args {
     /// Sends metrics and traces there (OTLP over HTTP), like http://collector:4318
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
+    /// Sends metrics there (StatsD over UDP, labels as tags), like 127.0.0.1:8125
+    #[arg(long, value_name = "HOST:PORT", env = "SLUICE_STATSD")]
+    statsd: Option<String>,
 }
 
 fn object_name(text: &str) -> Result<(String, String), String> {
@@ -74,6 +77,7 @@ pub fn serve(args: Args) -> Result<(), Failure> {
         drain_delay: args.drain_delay.0,
         drain_grace: args.drain_grace.0,
         otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
+        statsd: args.statsd.filter(|address| !address.is_empty()),
     };
     let source =
         PodSource { config: args.config, material: args.material, state: args.state, watch: args.watch };

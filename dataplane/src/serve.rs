@@ -21,6 +21,7 @@ use crate::feed::ring::Budget;
 use crate::gateway::Gateway;
 use crate::listener::{Listener, TlsConfig};
 use crate::runtime::Runtime;
+use crate::telemetry::statsd::Statsd;
 use crate::telemetry::trace::Tracing;
 use crate::telemetry::{Metrics, otlp};
 use crate::tls;
@@ -44,6 +45,8 @@ pub struct Options {
     pub drain_grace: Duration,
     /// OTLP/HTTP endpoint for metrics and traces, like `http://127.0.0.1:4318`.
     pub otlp_endpoint: Option<String>,
+    /// StatsD server for metrics, like `127.0.0.1:8125`.
+    pub statsd: Option<String>,
 }
 
 /// Why a data plane could not run.
@@ -279,22 +282,31 @@ fn memory_limit() -> u64 {
 struct Export {
     tracing: Tracing,
     exporter: Option<otlp::Exporter>,
+    statsd: Option<Statsd>,
 }
 
 impl Export {
     /// An endpoint that cannot be used is reported; it stops nothing.
     fn start(options: &Options, metrics: &Metrics) -> Self {
+        let statsd = options.statsd.as_ref().and_then(|address| {
+            let told = |reason: String| tracing::warn!(%reason, "StatsD is off");
+            Statsd::start(address, metrics.registry.clone()).map_err(told).ok()
+        });
         let Some(endpoint) = &options.otlp_endpoint else {
-            return Self { tracing: Tracing::Off, exporter: None };
+            return Self { tracing: Tracing::Off, exporter: None, statsd };
         };
         let told = |reason: String| tracing::warn!(%reason, "OTLP export is off");
         let exporter = otlp::Exporter::start(endpoint, metrics.registry.clone(), otlp::resource());
         let tracing = Tracing::start(endpoint, &metrics.registry, otlp::resource());
-        Self { exporter: exporter.map_err(told).ok(), tracing: tracing.map_err(told).unwrap_or_default() }
+        let tracing = tracing.map_err(told).unwrap_or_default();
+        Self { exporter: exporter.map_err(told).ok(), tracing, statsd }
     }
 
     async fn shutdown(self) {
-        let Self { tracing, exporter } = self;
+        let Self { tracing, exporter, statsd } = self;
+        if let Some(statsd) = statsd {
+            statsd.shutdown().await;
+        }
         let last_metrics = async {
             if let Some(exporter) = exporter {
                 exporter.shutdown().await;

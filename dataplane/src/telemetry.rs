@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 pub mod otlp;
+pub mod statsd;
 pub mod trace;
 
 /// Reasons of `messages_dropped_total`.

@@ -33,6 +33,8 @@ pub struct Settings {
     pub pull_policy: String,
     /// Where data planes send metrics and traces.
     pub otlp_endpoint: Option<String>,
+    /// Where data planes send metrics as StatsD.
+    pub statsd: Option<String>,
     /// Whether every data plane gets a NetworkPolicy.
     pub network_policies: bool,
     /// Namespace of the operator, which asks data planes for what they serve.

@@ -41,6 +41,9 @@ struct Args {
     /// Where data planes send metrics and traces (OTLP over HTTP)
     #[arg(long, env = "SLUICE_DATAPLANE_OTLP_ENDPOINT", default_value = "")]
     dataplane_otlp_endpoint: String,
+    /// Where data planes send metrics as StatsD, host:port
+    #[arg(long, env = "SLUICE_DATAPLANE_STATSD", default_value = "")]
+    dataplane_statsd: String,
     /// Gives every data plane a NetworkPolicy
     #[arg(long, env = "SLUICE_NETWORK_POLICIES", default_value_t = false, num_args = 0..=1,
           default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -141,6 +144,7 @@ async fn reconcile(
             image: args.dataplane_image.clone(),
             pull_policy: args.dataplane_pull_policy.clone(),
             otlp_endpoint: Some(args.dataplane_otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+            statsd: Some(args.dataplane_statsd.clone()).filter(|address| !address.is_empty()),
             network_policies: args.network_policies,
             namespace: args.namespace.clone(),
         },

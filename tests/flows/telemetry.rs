@@ -319,3 +319,33 @@ async fn a_collector_that_is_away_stops_nothing() {
     assert_eq!(publish(&sluice.url("/shop/orders"), &[], "1").await.status, 200);
     sluice.stop().await;
 }
+
+/// T12: a StatsD server gets the same counts as `/metrics`.
+#[tokio::test]
+async fn a_statsd_server_gets_the_same_counts() {
+    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let address = server.local_addr().expect("bound").to_string();
+    let documents =
+        Documents::new().api(Api::new("shop").memory().channel(Channel::both_ways("orders", "a")));
+    let sluice = Sluice::with(&documents).arguments(&["--statsd", &address]).start().await;
+    for message in 0..7 {
+        assert_eq!(publish(&sluice.url("/shop/orders"), &[], message.to_string()).await.status, 200);
+    }
+    let labels = [("api", "shop"), ("outcome", "acknowledged")];
+    assert_eq!(sluice.metrics().await.sum("messages_published_total", &labels), 7.0);
+    // The last packets are sent when the process ends.
+    sluice.stop().await;
+    let mut published = 0.0;
+    let mut packet = [0; 2048];
+    while let Ok((size, _)) = server.try_recv_from(&mut packet) {
+        let text = std::str::from_utf8(&packet[..size]).expect("text");
+        for line in text.lines().filter(|line| line.starts_with("sluice_messages_published_total:")) {
+            let (value, tags) = line.split_once("|c|#").unwrap_or_else(|| panic!("{line}"));
+            assert!(tags.contains("api:shop") && tags.contains("channel:orders"), "{line}");
+            if tags.contains("outcome:acknowledged") {
+                published += value.rsplit(':').next().and_then(|text| text.parse::<f64>().ok()).expect(line);
+            }
+        }
+    }
+    assert_eq!(published, 7.0);
+}

@@ -16,6 +16,7 @@ fn settings() -> Settings {
         image: "sluice/dataplane:1".into(),
         pull_policy: "IfNotPresent".into(),
         otlp_endpoint: Some("http://collector:4318".into()),
+        statsd: Some("collector:8125".into()),
         network_policies: true,
         namespace: "sluice-system".into(),
     }

@@ -228,5 +228,8 @@ fn environment(settings: &Settings) -> Value {
     if let Some(endpoint) = &settings.otlp_endpoint {
         environment.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
     }
+    if let Some(address) = &settings.statsd {
+        environment.push(json!({"name": "SLUICE_STATSD", "value": address}));
+    }
     environment.into()
 }
