@@ -26,7 +26,7 @@ use crate::children::{
     CURSOR_SECRET_KEY, ChildKind, Owner, Settings, child_name, children, cursor_secret, cursor_secret_name,
 };
 use crate::metrics::Metrics;
-use crate::objects::Kind;
+use crate::objects::{Kind, Objects};
 use crate::observe::Observer;
 use crate::report::{self, ApiFindings, Verdict};
 use crate::world::{Dirty, Name, World, api_resource, policy_resource};
@@ -144,8 +144,9 @@ impl Context {
         let key = format!("{namespace}/{api_name}");
         let owner = Owner { namespace, name: api_name, uid: api.metadata.uid.as_deref() };
         let last = self.last(name, &owner);
-        let rendered = render(&self.world.around_api(namespace, api_name), &last);
-        let mut problems = problems_of(&rendered, Kind::StreamApi, name);
+        let objects = self.world.around_api(namespace, api_name);
+        let rendered = render(&objects, &last);
+        let mut problems = problems_of(&objects, &rendered, Kind::StreamApi, name);
         let mut failed = None;
         let mut entry = rendered.config.apis.get(&key);
         if let Some(built) = entry {
@@ -273,8 +274,9 @@ impl Context {
         if policy.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
-        let rendered = render(&self.world.around_policy(&name.0), &Config::default());
-        let problems = problems_of(&rendered, Kind::StreamPolicy, name);
+        let objects = self.world.around_policy(&name.0);
+        let rendered = render(&objects, &Config::default());
+        let problems = problems_of(&objects, &rendered, Kind::StreamPolicy, name);
         let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();
         let verdicts = report::policy_verdicts(&problems, &notes);
         let object = serde_json::to_value(policy).expect("an object is JSON");
@@ -330,7 +332,9 @@ impl Context {
 /// Conditions that are not what they were. Of a new object only what went well is news, and what
 /// its author has to correct: that its pods take a moment is none.
 fn turned<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    now.iter().filter(move |condition| match before.iter().find(|old| old.type_ == condition.type_) {
+    // `Pending` is the moment between two states.
+    let lasting = now.iter().filter(|condition| condition.reason != "Pending");
+    lasting.filter(move |condition| match before.iter().find(|old| old.type_ == condition.type_) {
         Some(old) => old.status != condition.status || old.reason != condition.reason,
         None => {
             condition.status == ConditionStatus::True
@@ -350,12 +354,28 @@ impl From<ApplyError> for WriteError {
     }
 }
 
-fn problems_of(rendered: &Rendered, kind: Kind, (namespace, name): &Name) -> Vec<Problem> {
-    let of = rendered
+/// Everything wrong with an object, whether it could be read or not.
+fn problems_of(
+    objects: &Objects,
+    rendered: &Rendered,
+    kind: Kind,
+    (namespace, name): &Name,
+) -> Vec<Problem> {
+    let refused = rendered
         .refused
         .iter()
-        .filter(|refusal| refusal.kind == kind && refusal.namespace == *namespace && refusal.name == *name);
-    of.flat_map(|refusal| refusal.problems.clone()).collect()
+        .filter(|refusal| refusal.kind == kind && refusal.namespace == *namespace && refusal.name == *name)
+        .flat_map(|refusal| refusal.problems.clone());
+    let unread = objects
+        .unread
+        .iter()
+        .filter(|unread| {
+            unread.kind == kind
+                && unread.namespace.as_ref() == Some(namespace)
+                && unread.name.as_ref() == Some(name)
+        })
+        .flat_map(|unread| unread.problems.clone());
+    refused.chain(unread).collect()
 }
 
 /// The config inside a ConfigMap, if it is whole: whoever edited it by hand did not make the

@@ -61,7 +61,12 @@ impl Bundle {
 
     /// Another certificate for the same server names: what a rotation brings.
     pub fn another_server(&self) -> Identity {
-        sign(&self.issuer, "localhost", &["localhost", "127.0.0.1", "::1"])
+        self.server_called(&["localhost", "127.0.0.1", "::1"])
+    }
+
+    /// A certificate for a server of these names and addresses.
+    pub fn server_called(&self, names: &[&str]) -> Identity {
+        sign(&self.issuer, "server", names)
     }
 }
 
