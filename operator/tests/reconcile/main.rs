@@ -1,0 +1,18 @@
+//! The operator as a process, on a real kube-apiserver and etcd. There is no kubelet: what one would
+//! do for a pod, `pod` does, with the real data plane.
+//!
+//! All tests share one control plane; each has a namespace, and an operator of its own in namespaced
+//! mode, with the rights that the chart gives it. So the audit log tells who wrote what.
+
+mod bed;
+mod children;
+mod faults;
+mod foreign;
+mod leadership;
+mod operator;
+mod pod;
+mod policies;
+mod rbac;
+mod rest;
+mod unread;
+mod wrong;

@@ -1,0 +1,182 @@
+//! A pod as a kubelet would run it: the real data plane as a process on a loopback address of its
+//! own, with the pod's ServiceAccount, and the pod's status as the API server then shows it.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use sluice_operator::children::ChildKind;
+use sluice_tests::client::http;
+use sluice_tests::process::{self, Process};
+use sluice_tests::{eventually, logs, parts};
+
+use crate::bed::{Bed, kind_of};
+
+/// A running pod. Dropping it kills its process; the object stays.
+pub struct Pod {
+    /// Name of the object.
+    pub name: String,
+    api: String,
+    address: String,
+    home: PathBuf,
+    process: Option<Process>,
+    expected: Vec<String>,
+}
+
+impl Pod {
+    /// Runs the pod that the Deployment of `api` asks for, and waits until it is ready.
+    pub async fn run(bed: &Bed, api: &str) -> Self {
+        let name = eventually("the Deployment has a pod that nobody runs", || async {
+            let pods = bed.list(&kind_of(&json!({"kind": "Pod"}))).await;
+            let ours = pods.into_iter().find(|pod| {
+                pod["metadata"]["labels"]["sluice.dev/api"] == api
+                    && pod["metadata"]["deletionTimestamp"].is_null()
+                    && pod["status"]["podIP"].is_null()
+            });
+            ours.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned())
+        })
+        .await;
+        let home = process::directory("pod");
+        bed.kubeconfig(&format!("{api}-sluice"), &home.join("kubeconfig")).await;
+        let mut pod =
+            Self { name, api: api.into(), address: address(), home, process: None, expected: Vec::new() };
+        pod.mount(bed).await;
+        pod.launch(bed);
+        pod.ready().await;
+        pod.report(bed).await;
+        pod
+    }
+
+    /// What a kubelet mounts, as it is now.
+    pub async fn mount(&self, bed: &Bed) {
+        for (kind, directory) in [(ChildKind::ConfigMap, "config"), (ChildKind::Secret, "material")] {
+            let directory = self.home.join(directory);
+            std::fs::create_dir_all(&directory).expect("a directory can be made");
+            let object = bed.child(kind, &self.api).await.expect("it is written before the Deployment");
+            for (key, value) in object["data"].as_object().into_iter().flatten() {
+                let text = value.as_str().expect("text");
+                let bytes = match kind {
+                    ChildKind::Secret => decode(text),
+                    _ => text.as_bytes().to_vec(),
+                };
+                std::fs::write(directory.join(key), bytes).expect("a file can be written");
+            }
+        }
+    }
+
+    /// Starts the container.
+    pub fn launch(&mut self, bed: &Bed) {
+        let mut command = Command::new(parts::sluice());
+        command.arg("serve");
+        for directory in ["config", "material", "state"] {
+            command.arg(format!("--{directory}")).arg(self.home.join(directory));
+        }
+        std::fs::create_dir_all(self.home.join("state")).expect("a directory can be made");
+        command.args(["--watch", &format!("{}/{}-sluice", bed.namespace, self.api)]);
+        command.args(["--listen", &format!("{}:8080", self.address)]);
+        command.args(["--admin", &format!("{}:9090", self.address)]);
+        command.args(["--drain-delay", "0ms", "--drain-grace", "0ms"]);
+        command.env("KUBECONFIG", self.home.join("kubeconfig")).env_remove("SLUICE_LOG");
+        self.process = Some(Process::spawn("sluice serve", command, &self.home.join("sluice.log")));
+    }
+
+    /// Waits until it says so.
+    pub async fn ready(&mut self) {
+        eventually("the data plane is ready", || async {
+            let answer = http::get(&self.admin("/readyz")).await;
+            answer.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Tells the API server what a kubelet would.
+    async fn report(&self, bed: &Bed) {
+        let status = json!({"status": {
+            "phase": "Running", "podIP": self.address, "podIPs": [{"ip": self.address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }});
+        let pods: Api<PodObject> = Api::namespaced(bed.client.clone(), &bed.namespace);
+        let patch = Patch::Merge(&status);
+        pods.patch_status(&self.name, &PatchParams::default(), &patch)
+            .await
+            .expect("a pod's status is taken");
+    }
+
+    /// SIGKILL for the container.
+    pub fn kill(&mut self) {
+        self.process.take();
+    }
+
+    /// A URL of the public listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:8080{path}", self.address)
+    }
+
+    /// A URL of the admin port.
+    pub fn admin(&self, path: &str) -> String {
+        format!("http://{}:9090{path}", self.address)
+    }
+
+    /// The one API in `/config`.
+    pub async fn served(&self) -> Value {
+        let config = http::get(&self.admin("/config")).await.expect("the admin port answers").json();
+        let apis = config["apis"].as_array().expect("a list");
+        apis.iter().find(|api| api["name"] == self.api.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Allows warnings and errors in the log that contain one of `texts`.
+    pub fn expect_log(&mut self, texts: &[&str]) {
+        self.expected.extend(texts.iter().map(ToString::to_string));
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.home.join("sluice.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub async fn stop(mut self) {
+        let process = self.process.as_mut().expect("it runs");
+        process.signal(libc::SIGTERM);
+        let status = process.ended(Duration::from_secs(20)).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.process.take();
+        if std::thread::panicking() {
+            println!("--- {} ends:\n{}", self.name, logs::tail(&self.home.join("sluice.log"), 40));
+            return;
+        }
+        let complaints = logs::complaints(&self.log(), &self.expected);
+        assert!(
+            complaints.is_empty(),
+            "the data plane's log has what the test does not expect:\n{}",
+            complaints.join("\n")
+        );
+    }
+}
+
+/// Bytes of a Secret's value.
+pub fn decode(text: &str) -> Vec<u8> {
+    let bytes: k8s_openapi::ByteString = serde_json::from_value(text.into()).expect("base64");
+    bytes.0
+}
+
+/// A loopback address whose ports of a data plane are free.
+fn address() -> String {
+    for _ in 0..1000 {
+        let address = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
+        if [8080, 9090].iter().all(|port| TcpListener::bind((address.as_str(), *port)).is_ok()) {
+            return address;
+        }
+    }
+    panic!("no loopback address is free");
+}

@@ -1,0 +1,116 @@
+//! The chart grants what the operator uses, and nothing else: in both scopes, by the audit log.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use sluice_operator::children::ChildKind;
+use sluice_operator::world::{api_resource, policy_resource};
+use sluice_tests::{ControlPlane, eventually};
+
+use crate::bed::{ACCOUNT, Bed, policy, secret, shop};
+use crate::operator::Operator;
+
+/// Verb, group and resource.
+type Right = (String, String, String);
+
+/// What the rules of the operator's roles in the chart grant.
+fn granted(plane: &ControlPlane, bed: &Bed, cluster: bool) -> BTreeSet<Right> {
+    let role = if cluster { "clusterroles" } else { "roles" };
+    let lease = format!("{ACCOUNT}-lease");
+    let mut rights = BTreeSet::new();
+    for (kind, name) in [(role, ACCOUNT), ("roles", lease.as_str())] {
+        let role = plane.run("kubectl", &["get", kind, name, "-n", &bed.namespace, "-o", "json"], "");
+        let role: Value = serde_json::from_str(&role).expect("JSON");
+        let list = |rule: &Value, field: &str| -> Vec<String> {
+            serde_json::from_value(rule[field].clone()).expect("a list of texts")
+        };
+        for rule in role["rules"].as_array().expect("rules") {
+            for verb in list(rule, "verbs") {
+                for group in list(rule, "apiGroups") {
+                    rights.extend(
+                        list(rule, "resources").into_iter().map(|it| (verb.clone(), group.clone(), it)),
+                    );
+                }
+            }
+        }
+    }
+    rights
+}
+
+/// Everything that can happen to an API and a policy.
+async fn live(bed: &Bed, operator: &mut Operator) {
+    bed.apply(&secret("keys", &[])).await;
+    let mut api = shop();
+    for replicas in [2, 1] {
+        api["spec"]["placement"] = json!({"deployment": {"replicas": replicas}});
+        bed.apply(&api).await;
+        bed.told("shop", "Programmed", "False", "NoPods").await;
+        eventually("the budget is made and deleted", || async {
+            (bed.child(ChildKind::PodDisruptionBudget, "shop").await.is_some() == (replicas == 2))
+                .then_some(())
+        })
+        .await;
+    }
+    let keys = json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}});
+    bed.apply(&policy("keys", &["shop"], keys)).await;
+    bed.policy_told("keys", "Accepted", "True", "Accepted").await;
+    // The same Event again within a while is a patch of the first.
+    for reason in ["RefNotFound", "ResolvedRefs", "RefNotFound", "ResolvedRefs", "RefNotFound"] {
+        let there = reason == "ResolvedRefs";
+        let label = if there { json!("true") } else { json!(null) };
+        bed.patch(
+            &ChildKind::Secret.resource(),
+            "keys",
+            &json!({"metadata": {"labels": {"sluice.dev/use": label}}}),
+        )
+        .await;
+        bed.policy_told("keys", "ResolvedRefs", if there { "True" } else { "False" }, reason).await;
+    }
+    operator.stop().await;
+    bed.delete(&policy_resource(), "keys").await;
+    bed.delete(&api_resource(), "shop").await;
+}
+
+async fn check(plane: &'static ControlPlane, cluster: bool) {
+    let scope = if cluster { "scope=Cluster" } else { "scope=Namespace" };
+    let values = format!("{scope},dataplane.networkPolicies=true");
+    let bed = Bed::on(plane, "rbac", &["--set", &values]).await;
+    let mut setup = Operator::namespaced(&bed);
+    if cluster {
+        setup.arguments.retain(|argument| argument == "--network-policies");
+    }
+    let mark = plane.mark();
+    let mut operator = Operator::launch(&bed, setup).await;
+    operator.leads().await;
+    live(&bed, &mut operator).await;
+    let user = format!("system:serviceaccount:{}:{ACCOUNT}", bed.namespace);
+    let requests: Vec<_> = plane.requests(mark).into_iter().filter(|it| it.user == user).collect();
+    let denied: Vec<_> = requests.iter().filter(|it| it.code == 403 || it.code == 401).collect();
+    assert!(denied.is_empty(), "{denied:#?}");
+    let mut used = BTreeSet::new();
+    for request in requests.into_iter().filter(|it| !it.resource.is_empty()) {
+        // An apply that makes an object needs the right to create it, too.
+        if request.verb == "patch" && request.code == 201 {
+            used.insert(("create".into(), request.group.clone(), request.resource.clone()));
+        }
+        used.insert((request.verb, request.group, request.resource));
+    }
+    let granted = granted(plane, &bed, cluster);
+    let unused: Vec<_> = granted.difference(&used).collect();
+    let more: Vec<_> = used.difference(&granted).collect();
+    assert!(
+        unused.is_empty() && more.is_empty(),
+        "granted and never used: {unused:#?}; used beyond that: {more:#?}"
+    );
+}
+
+#[tokio::test]
+async fn every_right_of_one_namespace_is_used_and_none_is_missing() {
+    check(ControlPlane::shared(), false).await;
+}
+
+/// On a control plane of its own, for this operator would look after every other test's namespace.
+#[tokio::test]
+async fn every_right_in_all_namespaces_is_used_and_none_is_missing() {
+    check(Box::leak(Box::new(ControlPlane::start())), true).await;
+}

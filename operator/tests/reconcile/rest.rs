@@ -1,0 +1,186 @@
+//! Nothing is written at rest, and what others change is put back by one write.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_operator::children::ChildKind;
+use sluice_operator::world::{api_resource, policy_resource};
+use sluice_tests::{eventually, within};
+
+use crate::bed::{Bed, policy, secret, shop};
+use crate::operator::Operator;
+
+/// How soon what was changed by hand is back.
+const BACK: Duration = Duration::from_secs(2);
+
+/// An API with two replicas, so with children of every kind.
+fn two_replicas() -> Value {
+    let mut api = shop();
+    api["spec"]["placement"] = json!({"deployment": {"replicas": 2}});
+    api
+}
+
+/// Has the operator look at everything once more: when it has, whatever it wanted to write before
+/// that is written.
+async fn looked_again(bed: &Bed, operator: &Operator, round: usize) {
+    let before = operator.looks("StreamAPI").await;
+    bed.patch(&api_resource(), "shop", &json!({"metadata": {"annotations": {"touched": round.to_string()}}}))
+        .await;
+    eventually("the operator looked", || async {
+        (operator.looks("StreamAPI").await > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written_over_ten_resyncs_and_a_restart() {
+    let bed = Bed::new("rest").await;
+    let mut operator = bed.operator().await;
+    bed.apply(&secret("keys", &[])).await;
+    bed.apply(&two_replicas()).await;
+    bed.apply(&policy(
+        "keys",
+        &["shop"],
+        json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}}),
+    ))
+    .await;
+    bed.told("shop", "Secured", "True", "Secured").await;
+    bed.policy_told("keys", "Accepted", "True", "Accepted").await;
+    bed.whole("shop", &ChildKind::ALL).await;
+    // The Deployment's own controller is done when it has counted its replicas.
+    eventually("two pods are asked for", || async {
+        (bed.child(ChildKind::Deployment, "shop").await?["status"]["unavailableReplicas"] == 2).then_some(())
+    })
+    .await;
+    looked_again(&bed, &operator, 0).await;
+    let mark = bed.plane.mark();
+    for round in 1..=10 {
+        let touch = json!({"metadata": {"annotations": {"touched": round.to_string()}}});
+        bed.patch(&policy_resource(), "keys", &touch).await;
+        for kind in ChildKind::ALL {
+            bed.patch(&kind.resource(), "shop-sluice", &touch).await;
+        }
+        looked_again(&bed, &operator, round).await;
+    }
+    operator.stop().await;
+    operator.restart();
+    operator.leads().await;
+    eventually("the new process looked at everything", || async {
+        (operator.looks("StreamAPI").await > 0.0 && operator.looks("StreamPolicy").await > 0.0).then_some(())
+    })
+    .await;
+    looked_again(&bed, &operator, 11).await;
+    let writes = bed.writes(mark);
+    assert!(writes.is_empty(), "written at rest: {writes:#?}");
+    let leases = bed
+        .plane
+        .requests(mark)
+        .into_iter()
+        .filter(|it| it.resource == "leases" && it.namespace == bed.namespace);
+    assert!(leases.count() > 0, "the audit log does not see this operator");
+}
+
+/// An edit by hand of a child of each kind, as a merge patch.
+fn edit(kind: ChildKind, live: &Value) -> Value {
+    match kind {
+        ChildKind::Secret => {
+            let (key, _) =
+                live["data"].as_object().and_then(|data| data.iter().next()).expect("the cursor key");
+            json!({"data": {key: "aGVsbG8="}, "metadata": {"labels": {"app.kubernetes.io/name": "x"}}})
+        }
+        ChildKind::ConfigMap => json!({"data": {"config-v1.json": "{}"}}),
+        ChildKind::ServiceAccount => json!({"automountServiceAccountToken": true}),
+        ChildKind::Role => {
+            json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]})
+        }
+        ChildKind::RoleBinding => json!({"subjects": []}),
+        ChildKind::Service => json!({"spec": {"selector": {"app.kubernetes.io/instance": "other"}}}),
+        ChildKind::NetworkPolicy => json!({"spec": {"ingress": [{}]}}),
+        ChildKind::PodDisruptionBudget => json!({"spec": {"maxUnavailable": 2}}),
+        ChildKind::Deployment => {
+            json!({"spec": {"replicas": 5, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}})
+        }
+    }
+}
+
+/// What of an object its owner decides: everything but what the API server keeps book of.
+fn content(mut object: Value) -> Value {
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink"] {
+        object["metadata"][field] = Value::Null;
+    }
+    object["status"] = Value::Null;
+    // Given by the API server, another one to another object.
+    for field in ["clusterIP", "clusterIPs"] {
+        object["spec"][field] = Value::Null;
+    }
+    object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = Value::Null;
+    object
+}
+
+#[tokio::test]
+async fn what_is_edited_or_deleted_by_hand_is_back_by_one_patch() {
+    let bed = Bed::new("drift").await;
+    let operator = bed.operator().await;
+    bed.apply(&two_replicas()).await;
+    bed.told("shop", "Accepted", "True", "Accepted").await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+    bed.whole("shop", &ChildKind::ALL).await;
+    looked_again(&bed, &operator, 0).await;
+    let mut round = 0;
+    for kind in ChildKind::ALL {
+        let before = content(bed.child(kind, "shop").await.expect("it is whole"));
+        for action in ["edit", "delete"] {
+            let mark = bed.plane.mark();
+            match action {
+                "edit" => {
+                    let live = bed.child(kind, "shop").await.expect("it is whole");
+                    bed.patch(&kind.resource(), "shop-sluice", &edit(kind, &live)).await;
+                }
+                _ => bed.delete(&kind.resource(), "shop-sluice").await,
+            }
+            within(BACK, &format!("{kind:?} is back after {action}"), || async {
+                (content(bed.child(kind, "shop").await?) == before).then_some(())
+            })
+            .await;
+            round += 1;
+            looked_again(&bed, &operator, round).await;
+            let writes: Vec<_> =
+                bed.writes(mark).into_iter().filter(|it| !it.resource.contains("events")).collect();
+            let [write] = writes.as_slice() else { panic!("{kind:?} {action}: {writes:#?}") };
+            let wrote = (write.verb.as_str(), write.resource.as_str(), write.name.as_str());
+            assert_eq!(wrote, ("patch", kind.names().3, "shop-sluice"), "{kind:?} {action}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_cursor_key_survives_everything_but_its_own_deletion() {
+    let bed = Bed::new("cursor").await;
+    let mut operator = bed.operator().await;
+    bed.apply(&shop()).await;
+    let secrets = ChildKind::Secret.resource();
+    let key =
+        async || bed.find(&secrets, "shop-sluice-cursor").await.map(|secret| secret["data"]["key"].clone());
+    let delivered = async || bed.child(ChildKind::Secret, "shop").await.map(|secret| secret["data"].clone());
+    bed.told("shop", "Accepted", "True", "Accepted").await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+    let first = key().await.expect("it was made");
+    assert!(delivered().await.expect("it was written").to_string().contains(first.as_str().expect("text")));
+    bed.apply(&two_replicas()).await;
+    bed.delete(&secrets, "shop-sluice").await;
+    eventually("the data plane's Secret is back", delivered).await;
+    operator.stop().await;
+    bed.delete(&ChildKind::ConfigMap.resource(), "shop-sluice").await;
+    operator.restart();
+    operator.leads().await;
+    eventually("the ConfigMap is back", || bed.child(ChildKind::ConfigMap, "shop")).await;
+    assert_eq!(key().await, Some(first.clone()));
+    bed.delete(&secrets, "shop-sluice-cursor").await;
+    let second = eventually("a new key is made", key).await;
+    assert_ne!(second, first);
+    eventually("the data plane gets the new key", || async {
+        delivered().await?.to_string().contains(second.as_str()?).then_some(())
+    })
+    .await;
+    assert!(!delivered().await.expect("it is there").to_string().contains(first.as_str().expect("text")));
+}
