@@ -14,5 +14,6 @@ mod pod;
 mod policies;
 mod rbac;
 mod rest;
+mod schema;
 mod unread;
 mod wrong;
