@@ -22,7 +22,7 @@ async fn replicas(bed: &Bed) -> [Operator; 2] {
             |name: &str| json!({"kind": "ServiceAccount", "name": name, "namespace": bed.namespace});
         bed.patch(&kind, &binding, &json!({"subjects": [subject(ACCOUNT), subject(&second)]})).await;
     }
-    let mut first = Operator::launch(bed, Operator::namespaced(bed)).await;
+    let first = Operator::launch(bed, Operator::namespaced(bed)).await;
     first.leads().await;
     let mut setup = Operator::namespaced(bed);
     (setup.account, setup.pod) = (second, "operator-1".into());

@@ -46,7 +46,7 @@ impl Operator {
 
     /// Starts it and waits until it leads.
     pub async fn start(bed: &Bed) -> Self {
-        let mut operator = Self::launch(bed, Self::namespaced(bed)).await;
+        let operator = Self::launch(bed, Self::namespaced(bed)).await;
         operator.leads().await;
         operator
     }
@@ -100,12 +100,8 @@ impl Operator {
     }
 
     /// Waits until it leads.
-    pub async fn leads(&mut self) {
-        eventually("the operator leads", || async {
-            assert!(self.process.as_ref().is_some_and(|_| true), "it was started");
-            self.is_leading().await.then_some(())
-        })
-        .await;
+    pub async fn leads(&self) {
+        eventually("the operator leads", || async { self.is_leading().await.then_some(()) }).await;
     }
 
     /// How often it looked at an object of `kind`.

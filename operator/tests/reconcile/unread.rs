@@ -1,8 +1,6 @@
 //! An object that cannot be understood is told, fails closed, and blinds nothing else. A control
 //! plane of its own: its definitions are relaxed for a while.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use sluice_operator::children::ChildKind;
 use sluice_operator::world::{api_resource, policy_resource};
@@ -82,17 +80,10 @@ async fn an_unreadable_object_is_told_and_blinds_nothing_else() {
 
 /// The condition of an object whose generation may not be what the API server counts.
 async fn told(bed: &Bed, name: &str) -> String {
-    let seen = std::cell::RefCell::new(Value::Null);
-    let waiting = tokio::time::timeout(Duration::from_secs(10), async {
-        loop {
-            let object: Value = bed.get(&api_resource(), name).await;
-            let accepted = crate::bed::condition(&object, "Accepted");
-            if accepted["status"] == "False" {
-                return accepted["message"].as_str().unwrap_or_default().to_owned();
-            }
-            *seen.borrow_mut() = object;
-            tokio::task::yield_now().await;
-        }
-    });
-    waiting.await.unwrap_or_else(|_| panic!("{:#}", seen.borrow()))
+    eventually(&format!("{name} is told"), || async {
+        let object: Value = bed.get(&api_resource(), name).await;
+        let accepted = crate::bed::condition(&object, "Accepted");
+        (accepted["status"] == "False").then(|| accepted["message"].as_str().unwrap_or_default().to_owned())
+    })
+    .await
 }
