@@ -3,21 +3,26 @@
 //! An object that is not ours, by the uid of its controller, is never written, whatever its name.
 //! Every write asks first whether this process still leads.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::children::{Child, ChildKind, Owner};
-use crate::compare::needs_apply;
+use crate::compare::{Difference, difference, replacement};
 use crate::lease::Leadership;
 
 /// Who writes, as the API server keeps book of it.
 pub const FIELD_MANAGER: &str = "sluice-operator";
 /// How long one request may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For how long a watch may be late before the same is written again.
+const LATE_WATCH: Duration = Duration::from_secs(5);
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +95,29 @@ pub struct Writer {
     pub client: Client,
     /// Whether writing is allowed.
     pub leadership: Leadership,
+    written: Arc<Mutex<HashMap<Key, Written>>>,
+}
+
+type Key = (ChildKind, String, String);
+
+/// What was written a moment ago.
+struct Written {
+    /// The version that was seen before.
+    over: String,
+    body: Value,
+    at: Instant,
+}
+
+fn key(owner: &Owner<'_>, child: &Child) -> Key {
+    (child.kind, owner.namespace.to_owned(), child.name.clone())
 }
 
 impl Writer {
+    /// Writes through `client` while `leadership` holds.
+    pub fn new(client: Client, leadership: Leadership) -> Self {
+        Self { client, leadership, written: Arc::default() }
+    }
+
     /// Makes the child what it should be; `live` is what it was last seen to be. Whether anything
     /// was written.
     pub async fn apply(
@@ -120,11 +145,47 @@ impl Writer {
             return Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() });
         }
         let as_json = serde_json::to_value(live).expect("an object is JSON");
-        if !needs_apply(&child.body, &as_json) {
+        let difference = difference(&child.body, &as_json);
+        let version = live.resource_version().unwrap_or_default();
+        if difference == Difference::None || self.was_written(owner, child, &version) {
             return Ok(false);
         }
-        self.patch(&api, child, live.uid()).await?;
+        match difference {
+            Difference::Entries => self.replace(&api, child, live, &as_json).await?,
+            Difference::Fields | Difference::None => self.patch(&api, child, live.uid()).await?,
+        }
+        self.note(owner, child, version);
         Ok(true)
+    }
+
+    /// Whether this was written already over the very version that was seen: the watch is late.
+    fn was_written(&self, owner: &Owner<'_>, child: &Child, version: &str) -> bool {
+        let written = self.written.lock();
+        written.get(&key(owner, child)).is_some_and(|written| {
+            written.over == version && written.body == child.body && written.at.elapsed() < LATE_WATCH
+        })
+    }
+
+    fn note(&self, owner: &Owner<'_>, child: &Child, over: String) {
+        let mut written = self.written.lock();
+        written.retain(|_, written| written.at.elapsed() < LATE_WATCH);
+        let body = child.body.clone();
+        written.insert(key(owner, child), Written { over, body, at: Instant::now() });
+    }
+
+    /// Takes away what others added to lists and maps of ours, which server-side apply would leave.
+    async fn replace(
+        &self,
+        api: &Api<DynamicObject>,
+        child: &Child,
+        live: &DynamicObject,
+        as_json: &Value,
+    ) -> Result<(), ApplyError> {
+        let mut body = replacement(&child.body, as_json);
+        body["metadata"]["uid"] = json!(live.uid());
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        self.lead()?;
+        self.request(child, api.patch(&child.name, &parameters, &Patch::Merge(&body))).await.map(drop)
     }
 
     /// Creates the child; what exists already stays as it is.
@@ -204,9 +265,7 @@ impl Writer {
             Err(_) => Err(ApplyError::Late),
             // It was deleted meanwhile.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
-            Ok(Err(error)) => {
-                Err(ApplyError::Request { kind: "status of", name: name.into(), source: Box::new(error) })
-            }
+            Ok(Err(error)) => Err(refusal("status of", name.to_owned(), error)),
             Ok(Ok(_)) => Ok(()),
         }
     }
@@ -235,7 +294,10 @@ impl Writer {
 const NO_VERSION: &str = "1";
 
 fn failure(kind: ChildKind, name: &str, error: kube::Error) -> ApplyError {
-    let (kind, name) = (kind.names().2, name.to_owned());
+    refusal(kind.names().2, name.to_owned(), error)
+}
+
+fn refusal(kind: &'static str, name: String, error: kube::Error) -> ApplyError {
     match error {
         error if is_ending(&error) => ApplyError::Ending { kind, name },
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 413 | 422) => {

@@ -1,4 +1,4 @@
-//! Tells whether an object has to be written: pure, so that nothing is written at rest.
+//! Tells whether an object has to be written, and how: pure, so that nothing is written at rest.
 //!
 //! An object is as it should be if everything the operator builds stands in it with the same value,
 //! whatever the API server defaulted and others own besides, and if it was applied from the very
@@ -9,34 +9,84 @@ use sluice_config::placement::Quantity;
 
 use crate::children::APPLIED;
 
-/// Whether `live` has to be written to be `desired`.
-pub fn needs_apply(desired: &Value, live: &Value) -> bool {
+/// Maps that are the operator's alone: what others add there is taken away.
+const OWN_MAPS: [&str; 7] =
+    ["data", "binaryData", "nodeSelector", "requests", "limits", "matchLabels", "selector"];
+
+/// What has to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// Nothing.
+    None,
+    /// Fields, by server-side apply.
+    Fields,
+    /// What others added to a list or a map of ours. Server-side apply would leave it.
+    Entries,
+}
+
+/// How `live` differs from `desired`.
+pub fn difference(desired: &Value, live: &Value) -> Difference {
     let digest = |object: &Value| object["metadata"]["annotations"][APPLIED].as_str().map(str::to_owned);
+    // What is built differently is applied first.
+    if digest(desired) != digest(live) {
+        return Difference::Fields;
+    }
     let mut content = desired.clone();
     // The kind was asked for; the items of a list do not repeat it.
     for field in ["apiVersion", "kind"] {
         content.as_object_mut().map(|object| object.remove(field));
     }
-    digest(desired) != digest(live) || !is_in(&content, live, false)
+    compare(&content, live, "", false)
 }
 
-/// Whether `part` stands in `whole`. Lists are compared as wholes, for order and length are part of
-/// them. `amounts`: the values below are quantities, which may be written in several ways.
-fn is_in(part: &Value, whole: &Value, amounts: bool) -> bool {
-    match (part, whole) {
-        (Value::Object(part), Value::Object(whole)) => part.iter().all(|(key, value)| {
-            let amounts = amounts || matches!(key.as_str(), "requests" | "limits");
-            whole.get(key).map_or_else(|| is_nothing(value), |found| is_in(value, found, amounts))
-        }),
-        (Value::Array(part), Value::Array(whole)) => {
-            part.len() == whole.len()
-                && part.iter().zip(whole).all(|(part, whole)| is_in(part, whole, amounts))
+/// How `found`, at the field `name`, differs from `part`. Lists are compared as wholes, for order and
+/// length are part of them. `amounts`: the values are quantities, which may be written in several ways.
+fn compare(part: &Value, found: &Value, name: &str, amounts: bool) -> Difference {
+    match (part, found) {
+        (Value::Object(part), Value::Object(found)) => {
+            let amounts = amounts || matches!(name, "requests" | "limits");
+            let missing =
+                |value: &Value| if is_nothing(value) { Difference::None } else { Difference::Fields };
+            let fields = part.iter().map(|(key, value)| {
+                found.get(key).map_or_else(|| missing(value), |found| compare(value, found, key, amounts))
+            });
+            let added = OWN_MAPS.contains(&name) && found.keys().any(|key| !part.contains_key(key));
+            fields.chain(added.then_some(Difference::Entries)).max().unwrap_or(Difference::None)
         }
-        (Value::String(part), Value::String(whole)) if amounts => {
+        (Value::Array(part), Value::Array(found)) if part.len() != found.len() => Difference::Entries,
+        (Value::Array(part), Value::Array(found)) => {
+            let items = part.iter().zip(found).map(|(part, found)| compare(part, found, name, amounts));
+            if items.max() > Some(Difference::None) { Difference::Entries } else { Difference::None }
+        }
+        (Value::String(part), Value::String(found)) if amounts => {
             let milli = |text: &str| Quantity(text.to_owned()).milli();
-            part == whole || milli(part).is_some_and(|amount| milli(whole) == Some(amount))
+            let same = part == found || milli(part).is_some_and(|amount| milli(found) == Some(amount));
+            if same { Difference::None } else { Difference::Fields }
         }
-        (part, whole) => part == whole,
+        (part, found) if part == found => Difference::None,
+        _ => Difference::Fields,
+    }
+}
+
+/// `desired` as a merge patch on `live`, which replaces lists and takes away what others added to
+/// maps of ours.
+pub fn replacement(desired: &Value, live: &Value) -> Value {
+    let mut patch = desired.clone();
+    take_away(&mut patch, live, "");
+    patch
+}
+
+fn take_away(patch: &mut Value, live: &Value, name: &str) {
+    let (Value::Object(patch), Value::Object(live)) = (patch, live) else { return };
+    for (key, value) in patch.iter_mut() {
+        if let Some(live) = live.get(key) {
+            take_away(value, live, key);
+        }
+    }
+    if OWN_MAPS.contains(&name) {
+        for key in live.keys() {
+            patch.entry(key.clone()).or_insert(Value::Null);
+        }
     }
 }
 
@@ -70,7 +120,7 @@ mod tests {
         live["spec"]["clusterIP"] = json!("10.0.0.1");
         live["spec"]["ports"][0]["nodePort"] = json!(0);
         live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("3");
-        assert!(!needs_apply(&desired, &live));
+        assert_eq!(difference(&desired, &live), Difference::None);
     }
 
     #[test]
@@ -79,7 +129,7 @@ mod tests {
         let mut desired = live.clone();
         desired["apiVersion"] = json!("apps/v1");
         desired["kind"] = json!("Deployment");
-        assert!(!needs_apply(&desired, &live));
+        assert_eq!(difference(&desired, &live), Difference::None);
     }
 
     #[test]
@@ -95,14 +145,14 @@ mod tests {
         ] {
             let mut live = desired.clone();
             *live.pointer_mut(path).expect("a field") = value;
-            assert!(needs_apply(&desired, &live), "{path}");
+            assert_ne!(difference(&desired, &live), Difference::None, "{path}");
         }
     }
 
     #[test]
     fn what_is_no_longer_built_is_noticed() {
         let live = object(&json!({"replicas": 1, "nodeSelector": {"disk": "ssd"}}), "with selector");
-        assert!(needs_apply(&object(&json!({"replicas": 1}), "without"), &live));
+        assert_eq!(difference(&object(&json!({"replicas": 1}), "without"), &live), Difference::Fields);
     }
 
     #[test]
@@ -110,17 +160,45 @@ mod tests {
         let desired = object(&json!({"resources": {"limits": {"cpu": "0.5"}}, "env": "1000m"}), "a");
         let mut live = desired.clone();
         live["spec"]["resources"]["limits"]["cpu"] = json!("500m");
-        assert!(!needs_apply(&desired, &live));
+        assert_eq!(difference(&desired, &live), Difference::None);
         live["spec"]["resources"]["limits"]["cpu"] = json!("501m");
-        assert!(needs_apply(&desired, &live));
+        assert_eq!(difference(&desired, &live), Difference::Fields);
         live = desired.clone();
         live["spec"]["env"] = json!("1");
-        assert!(needs_apply(&desired, &live));
+        assert_eq!(difference(&desired, &live), Difference::Fields);
     }
 
     #[test]
     fn empty_fields_that_the_server_drops_are_no_difference() {
         let desired = object(&json!({"resources": {"requests": {}, "limits": {}}, "list": []}), "a");
-        assert!(!needs_apply(&desired, &object(&json!({"resources": {}}), "a")));
+        assert_eq!(difference(&desired, &object(&json!({"resources": {}}), "a")), Difference::None);
+    }
+
+    #[test]
+    fn what_others_add_to_our_lists_and_maps_is_taken_away() {
+        let desired = json!({
+            "metadata": {"annotations": {APPLIED: "a"}, "labels": {"app": "x"}},
+            "data": {"k": "v"},
+            "spec": {"env": [{"name": "A", "value": "1"}], "nodeSelector": {}, "init": []},
+        });
+        for (path, value) in [
+            ("/data", json!({"k": "v", "more": "x"})),
+            ("/spec/env", json!([{"name": "A", "value": "1"}, {"name": "B", "value": "2"}])),
+            ("/spec/env", json!([{"name": "B", "value": "1"}])),
+            ("/spec/nodeSelector", json!({"disk": "ssd"})),
+            ("/spec/init", json!([{"name": "guest"}])),
+        ] {
+            let mut live = desired.clone();
+            *live.pointer_mut(path).expect("a field") = value;
+            assert_eq!(difference(&desired, &live), Difference::Entries, "{path}");
+            // RFC 7396: null takes away, lists are replaced.
+            let patch = replacement(&desired, &live);
+            assert_eq!(patch["spec"]["env"], desired["spec"]["env"]);
+            let nulls = [&patch["data"]["more"], &patch["spec"]["nodeSelector"]["disk"]];
+            assert!(nulls.iter().all(|value| value.is_null()), "{patch}");
+        }
+        let mut live = desired.clone();
+        live["metadata"]["labels"]["team"] = json!("others");
+        assert_eq!(difference(&desired, &live), Difference::None);
     }
 }

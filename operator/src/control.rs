@@ -303,7 +303,11 @@ impl Context {
         }
         let namespace = object.namespace().unwrap_or_default();
         let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client.clone(), &namespace, resource);
-        self.writer.status(&api, &object.name_any(), status).await?;
+        match self.writer.status(&api, &object.name_any(), status).await {
+            // Somebody stored what the definition's rules cannot look at: Events still tell.
+            Err(error @ ApplyError::Refused { .. }) => tracing::warn!(%error, "no status can be written"),
+            done => done?,
+        }
         for condition in turned(before, now) {
             let event = Event {
                 type_: if condition.status == ConditionStatus::True {
@@ -355,12 +359,7 @@ impl From<ApplyError> for WriteError {
 }
 
 /// Everything wrong with an object, whether it could be read or not.
-fn problems_of(
-    objects: &Objects,
-    rendered: &Rendered,
-    kind: Kind,
-    (namespace, name): &Name,
-) -> Vec<Problem> {
+fn problems_of(objects: &Objects, rendered: &Rendered, kind: Kind, (namespace, name): &Name) -> Vec<Problem> {
     let refused = rendered
         .refused
         .iter()

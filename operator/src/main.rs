@@ -65,12 +65,14 @@ struct Args {
 /// Who asks, in the API server's audit log.
 const USER_AGENT: &str = concat!("sluice-operator/", env!("CARGO_PKG_VERSION"));
 
+/// What the libraries tell of an outage is told here once, in words.
+const FILTER: &str = "warn,sluice_operator=info,kube_client=off,kube_runtime=off";
+
 fn main() -> ExitCode {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.install_default().expect("nothing installed a provider before main");
     let args = Args::parse();
-    let filter =
-        EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,sluice_operator=info"));
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -108,7 +110,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!("leading");
     metrics.leader.set(1);
     let leadership = candidate.leadership();
-    let writer = Writer { client: client.clone(), leadership };
+    let writer = Writer::new(client.clone(), leadership);
     let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
     let reconciling = reconcile(&args, client, writer, recorder, metrics, stop.clone());

@@ -67,7 +67,8 @@ fn is_typed<T: DeserializeOwned + Serialize>(built: &Value) {
     let mut again = serde_json::to_value(typed).expect("JSON");
     again["apiVersion"] = built["apiVersion"].clone();
     again["kind"] = built["kind"].clone();
-    assert!(!crate::compare::needs_apply(built, &again), "{built:#} is not {again:#}");
+    let difference = crate::compare::difference(built, &again);
+    assert_eq!(difference, crate::compare::Difference::None, "{built:#} is not {again:#}");
 }
 
 #[test]

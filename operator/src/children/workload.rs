@@ -113,6 +113,10 @@ fn pod_spec(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> 
         "automountServiceAccountToken": true,
         "terminationGracePeriodSeconds": TERMINATION_SECONDS,
         "enableServiceLinks": false,
+        // Said although they are defaults: so what somebody sets there by hand is noticed.
+        "hostNetwork": false, "hostPID": false, "hostIPC": false, "initContainers": [],
+        "nodeSelector": template.node_selector, "tolerations": template.tolerations,
+        "imagePullSecrets": template.image_pull_secrets,
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -125,19 +129,8 @@ fn pod_spec(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> 
         ],
         "topologySpreadConstraints": spread(owner, template),
     });
-    let extras = [
-        ("nodeSelector", json!(template.node_selector)),
-        ("tolerations", json!(template.tolerations)),
-        ("imagePullSecrets", json!(template.image_pull_secrets)),
-        ("priorityClassName", json!(template.priority_class_name)),
-    ];
-    for (field, value) in extras {
-        let empty = value.is_null()
-            || value.as_array().is_some_and(Vec::is_empty)
-            || value.as_object().is_some_and(Map::is_empty);
-        if !empty {
-            spec[field] = value;
-        }
+    if let Some(class) = &template.priority_class_name {
+        spec["priorityClassName"] = json!(class);
     }
     spec
 }
@@ -174,14 +167,16 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
         "name": "sluice",
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
+        "command": [],
         "args": arguments(owner, deployment),
+        "envFrom": [],
         "env": environment(settings),
         "ports": ports,
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/healthz", 10, 3),
         "resources": deployment.resources,
         "securityContext": {
-            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "privileged": false,
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
