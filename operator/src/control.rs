@@ -274,7 +274,7 @@ impl Context {
         if policy.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
-        let objects = self.world.around_policy(&name.0);
+        let objects = self.world.around_policy(&name.0, policy);
         let rendered = render(&objects, &Config::default());
         let problems = problems_of(&objects, &rendered, Kind::StreamPolicy, name);
         let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();

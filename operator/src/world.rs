@@ -19,7 +19,9 @@ use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sluice_config::Problem;
+use sluice_config::policy::TargetRef;
 use sluice_crds::{GROUP, USE_LABEL, VERSION};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -84,31 +86,62 @@ impl Dirty {
     }
 }
 
-/// What a change touches.
+/// What a change touches: of a namespace with hundreds of objects only what it matters to.
 struct Touched {
     apis: Dirty,
     policies: Dirty,
     all_apis: Store<DynamicObject>,
     all_policies: Store<DynamicObject>,
+    /// What each policy targeted when it was last seen, for it may have let go of it.
+    targeted: Mutex<BTreeMap<Name, Targets>>,
     pods: Arc<Notify>,
 }
 
 impl Touched {
     fn api(&self, api: &DynamicObject) {
-        let namespace = api.namespace().unwrap_or_default();
-        self.apis.add((namespace.clone(), api.name_any()));
-        self.policies_of(Some(&namespace));
+        let (namespace, name) = name_of(api);
+        for policy in within(&self.all_policies, &namespace) {
+            if Targets::of(&policy).includes(&name) {
+                self.policies.add(name_of(&policy));
+            }
+        }
+        self.apis.add((namespace, name));
     }
 
-    /// A policy may matter to any API of its namespace, and to any other policy.
     fn policy(&self, policy: &DynamicObject) {
-        let namespace = policy.namespace().unwrap_or_default();
-        self.policies.add((namespace.clone(), policy.name_any()));
-        self.all_of(Some(&namespace));
+        let name = name_of(policy);
+        let now = Targets::of(policy);
+        let before = self.targeted.lock().insert(name.clone(), now.clone());
+        for targets in before.into_iter().chain([now]) {
+            self.targets(&name.0, &targets);
+        }
+        self.policies.add(name);
+    }
+
+    /// The APIs of `targets`, and the policies that share one of them.
+    fn targets(&self, namespace: &str, targets: &Targets) {
+        for api in within(&self.all_apis, namespace).iter().filter(|api| targets.includes(&api.name_any())) {
+            self.apis.add(name_of(api));
+        }
+        for policy in within(&self.all_policies, namespace) {
+            if Targets::of(&policy).meets(targets) {
+                self.policies.add(name_of(&policy));
+            }
+        }
     }
 
     fn secret(&self, secret: &Secret) {
-        self.all_of(secret.meta().namespace.as_deref());
+        let namespace = secret.namespace().unwrap_or_default();
+        let name = secret.name_any();
+        for api in within(&self.all_apis, &namespace).iter().filter(|api| names_secret(&api.data, &name)) {
+            self.apis.add(name_of(api));
+        }
+        for policy in within(&self.all_policies, &namespace) {
+            if names_secret(&policy.data, &name) {
+                self.targets(&namespace, &Targets::of(&policy));
+                self.policies.add(name_of(&policy));
+            }
+        }
     }
 
     fn child(&self, child: &DynamicObject) {
@@ -123,26 +156,65 @@ impl Touched {
 
     /// After a list, for what went meanwhile is not told.
     fn everything(&self) {
-        self.all_of(None);
+        for api in self.all_apis.state() {
+            self.apis.add(name_of(&api));
+        }
+        for policy in self.all_policies.state() {
+            self.targeted.lock().insert(name_of(&policy), Targets::of(&policy));
+            self.policies.add(name_of(&policy));
+        }
         self.pods.notify_one();
-    }
-
-    /// Every API and policy of `namespace`, or of all.
-    fn all_of(&self, namespace: Option<&str>) {
-        add_all(&self.all_apis, &self.apis, namespace);
-        self.policies_of(namespace);
-    }
-
-    fn policies_of(&self, namespace: Option<&str>) {
-        add_all(&self.all_policies, &self.policies, namespace);
     }
 }
 
-fn add_all(store: &Store<DynamicObject>, dirty: &Dirty, namespace: Option<&str>) {
-    for object in store.state() {
-        if namespace.is_none_or(|namespace| object.metadata.namespace.as_deref() == Some(namespace)) {
-            dirty.add((object.namespace().unwrap_or_default(), object.name_any()));
+/// Which APIs of its namespace a policy matters to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Targets {
+    /// Those of these names.
+    Named(BTreeSet<String>),
+    /// It cannot be told, so any.
+    Any,
+}
+
+impl Targets {
+    /// As [`read::unread`] understands a policy that cannot be read.
+    fn of(policy: &DynamicObject) -> Self {
+        let targets = serde_json::from_value::<Vec<TargetRef>>(policy.data["spec"]["targetRefs"].clone());
+        match targets {
+            Ok(targets) if !targets.is_empty() => {
+                Self::Named(targets.into_iter().map(|target| target.name).collect())
+            }
+            _ => Self::Any,
         }
+    }
+
+    fn includes(&self, api: &str) -> bool {
+        match self {
+            Self::Named(names) => names.contains(api),
+            Self::Any => true,
+        }
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Named(these), Self::Named(those)) => !these.is_disjoint(those),
+            _ => true,
+        }
+    }
+}
+
+fn name_of(object: &DynamicObject) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Whether a `secretRef` somewhere in `value` has that name.
+fn names_secret(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| (key == "secretRef" && value["name"] == name) || names_secret(value, name)),
+        Value::Array(items) => items.iter().any(|item| names_secret(item, name)),
+        _ => false,
     }
 }
 
@@ -213,6 +285,9 @@ async fn watching<K>(
     // Who last wrote which field is half of an object's size and nothing to us.
     let events = watch(api, config).default_backoff().modify(|object| {
         object.meta_mut().managed_fields = None;
+        if let Some(annotations) = &mut object.meta_mut().annotations {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
     });
     let mut events = std::pin::pin!(reflector(writer, events));
     while let Some(event) = events.next().await {
@@ -243,6 +318,7 @@ impl World {
             policies: policies.clone(),
             all_apis: api_writer.as_reader(),
             all_policies: policy_writer.as_reader(),
+            targeted: Mutex::default(),
             pods: pods_changed.clone(),
         });
         let mut watches = Watches { client, namespace, touched, tasks: JoinSet::new() };
@@ -281,24 +357,37 @@ impl World {
         self.children.get(&kind)?.get(&reference)
     }
 
-    /// What matters to the API `name`: itself, and the policies and Secrets of its namespace.
+    /// What matters to the API `name`: itself, and the policies and Secrets that it is served with.
     pub fn around_api(&self, namespace: &str, name: &str) -> Objects {
         let reference = ObjectRef::new_with(name, api_resource()).within(namespace);
-        let api = self.apis.get(&reference);
-        self.objects(namespace, api.into_iter().collect())
+        let api = self.apis.get(&reference).into_iter().collect();
+        let mut policies = within(&self.policies, namespace);
+        policies.retain(|policy| Targets::of(policy).includes(name));
+        self.objects(namespace, api, policies)
     }
 
-    /// Everything of a namespace.
-    pub fn around_policy(&self, namespace: &str) -> Objects {
-        self.objects(namespace, within(&self.apis, namespace))
+    /// What matters to `policy`: its targets, and the policies that share one with it.
+    pub fn around_policy(&self, namespace: &str, policy: &DynamicObject) -> Objects {
+        let targets = Targets::of(policy);
+        let mut apis = within(&self.apis, namespace);
+        apis.retain(|api| targets.includes(&api.name_any()));
+        let mut policies = within(&self.policies, namespace);
+        policies.retain(|other| Targets::of(other).meets(&targets));
+        self.objects(namespace, apis, policies)
     }
 
-    fn objects(&self, namespace: &str, apis: Vec<Arc<DynamicObject>>) -> Objects {
+    fn objects(
+        &self,
+        namespace: &str,
+        apis: Vec<Arc<DynamicObject>>,
+        policies: Vec<Arc<DynamicObject>>,
+    ) -> Objects {
         let mut objects = Objects::default();
-        for object in apis.into_iter().chain(within(&self.policies, namespace)) {
-            understand(&object, &mut objects);
-        }
-        objects.secrets = within(&self.secrets, namespace).iter().map(|secret| (**secret).clone()).collect();
+        let mut secrets = within(&self.secrets, namespace);
+        let all: Vec<_> = apis.into_iter().chain(policies).collect();
+        secrets.retain(|secret| all.iter().any(|object| names_secret(&object.data, &secret.name_any())));
+        all.iter().for_each(|object| understand(object, &mut objects));
+        objects.secrets = secrets.iter().map(|secret| (**secret).clone()).collect();
         // What breaks ties among equally old ones.
         objects.apis.sort_by_key(|api| api.name_any());
         objects.policies.sort_by_key(|policy| policy.name_any());
@@ -336,5 +425,41 @@ fn understand(object: &DynamicObject, objects: &mut Objects) {
         Ok(Object::Policy(policy)) => objects.policies.push(*policy),
         Ok(Object::Secret(_) | Object::Unused(_)) => {}
         Err(unread) => objects.unread.push(*unread),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(targets: Value) -> Targets {
+        let mut policy = DynamicObject::new("p", &policy_resource());
+        policy.data = json!({"spec": {"targetRefs": targets}});
+        Targets::of(&policy)
+    }
+
+    #[test]
+    fn a_policy_whose_targets_cannot_be_read_matters_to_all() {
+        let shop = policy(json!([{"kind": "StreamAPI", "name": "shop"}]));
+        assert!(shop.includes("shop") && !shop.includes("chat"));
+        for unreadable in [json!([]), json!("shop"), json!([{"kind": "StreamAPI"}]), Value::Null] {
+            let any = policy(unreadable);
+            assert!(any.includes("chat") && any.meets(&shop) && shop.meets(&any));
+        }
+        let both =
+            policy(json!([{"kind": "StreamAPI", "name": "shop"}, {"kind": "StreamAPI", "name": "chat"}]));
+        assert!(both.meets(&shop) && !shop.meets(&policy(json!([{"kind": "StreamAPI", "name": "chat"}]))));
+    }
+
+    #[test]
+    fn a_secret_is_found_wherever_it_is_named() {
+        let api = json!({"spec": {"servers": [{"kafka": {"sasl": {"secretRef": {"name": "login"}}}}]}});
+        assert!(
+            names_secret(&api, "login")
+                && !names_secret(&api, "kafka")
+                && !names_secret(&json!("login"), "login")
+        );
     }
 }
