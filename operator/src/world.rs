@@ -233,13 +233,14 @@ impl Watches<'_> {
         resource: &ApiResource,
         writer: Writer<DynamicObject>,
         config: watcher::Config,
+        pack: fn(&mut DynamicObject),
         touch: fn(&Touched, &DynamicObject),
     ) -> Store<DynamicObject> {
         let api = match self.namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
         };
-        self.follow(api, writer, config, touch)
+        self.follow(api, writer, config, pack, touch)
     }
 
     fn typed<K>(&mut self, config: watcher::Config, touch: fn(&Touched, &K)) -> Store<K>
@@ -251,7 +252,7 @@ impl Watches<'_> {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        self.follow(api, Writer::new(()), config, touch)
+        self.follow(api, Writer::new(()), config, |_| {}, touch)
     }
 
     fn follow<K>(
@@ -259,6 +260,7 @@ impl Watches<'_> {
         api: Api<K>,
         writer: Writer<K>,
         config: watcher::Config,
+        pack: fn(&mut K),
         touch: fn(&Touched, &K),
     ) -> Store<K>
     where
@@ -266,9 +268,24 @@ impl Watches<'_> {
         K::DynamicType: Hash + Eq + Clone + Send + Sync,
     {
         let reader = writer.as_reader();
-        self.tasks.spawn(watching(api, writer, config, self.touched.clone(), touch));
+        self.tasks.spawn(watching(api, writer, config, self.touched.clone(), pack, touch));
         reader
     }
+}
+
+/// Holds a child's content as text: a tree of JSON takes ten times as much, and a child is looked at
+/// seldom. What became of it is nothing to us.
+fn pack(child: &mut DynamicObject) {
+    if let Some(fields) = child.data.as_object_mut() {
+        fields.remove("status");
+    }
+    child.data = Value::String(child.data.to_string());
+}
+
+fn unpacked(child: &DynamicObject) -> DynamicObject {
+    let text = child.data.as_str().expect("children are packed");
+    let data = serde_json::from_str(text).expect("it was JSON");
+    DynamicObject { data, ..child.clone() }
 }
 
 async fn watching<K>(
@@ -276,6 +293,7 @@ async fn watching<K>(
     writer: Writer<K>,
     config: watcher::Config,
     touched: Arc<Touched>,
+    pack: fn(&mut K),
     touch: fn(&Touched, &K),
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -283,11 +301,12 @@ async fn watching<K>(
 {
     let url = api.resource_url().to_owned();
     // Who last wrote which field is half of an object's size and nothing to us.
-    let events = watch(api, config).default_backoff().modify(|object| {
+    let events = watch(api, config).default_backoff().modify(move |object| {
         object.meta_mut().managed_fields = None;
         if let Some(annotations) = &mut object.meta_mut().annotations {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         }
+        pack(object);
     });
     let mut events = std::pin::pin!(reflector(writer, events));
     while let Some(event) = events.next().await {
@@ -325,15 +344,24 @@ impl World {
         let all = watcher::Config::default();
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), Touched::api);
-        let policies = watches.dynamic(&policy_resource(), policy_writer, all, Touched::policy);
+        let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), |_| {}, Touched::api);
+        let policies = watches.dynamic(&policy_resource(), policy_writer, all, |_| {}, Touched::policy);
         let secrets = watches.typed(usable, Touched::secret);
         let pods = watches.typed(managed.clone(), Touched::pod);
         let kinds =
             ChildKind::ALL.into_iter().filter(|kind| network_policies || *kind != ChildKind::NetworkPolicy);
         let children = kinds.map(|kind| {
             let resource = kind.resource();
-            (kind, watches.dynamic(&resource, Writer::new(resource.clone()), managed.clone(), Touched::child))
+            (
+                kind,
+                watches.dynamic(
+                    &resource,
+                    Writer::new(resource.clone()),
+                    managed.clone(),
+                    pack,
+                    Touched::child,
+                ),
+            )
         });
         let world = Self { children: children.collect(), apis, policies, secrets, pods, pods_changed };
         world.listed().await;
@@ -354,7 +382,7 @@ impl World {
     /// The child as it is, if it is there and labelled as ours.
     pub fn child(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
         let reference = ObjectRef::new_with(name, kind.resource()).within(namespace);
-        self.children.get(&kind)?.get(&reference)
+        self.children.get(&kind)?.get(&reference).map(|child| Arc::new(unpacked(&child)))
     }
 
     /// What matters to the API `name`: itself, and the policies and Secrets that it is served with.
