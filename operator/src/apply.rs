@@ -102,10 +102,14 @@ type Key = (ChildKind, String, String);
 
 /// What was written a moment ago.
 struct Written {
-    /// The version that was seen before.
-    over: String,
+    version: u64,
     body: Value,
     at: Instant,
+}
+
+/// The object's version; they grow, and an API server's own are numbers.
+fn version(object: &DynamicObject) -> Option<u64> {
+    object.resource_version()?.parse().ok()
 }
 
 fn key(owner: &Owner<'_>, child: &Child) -> Key {
@@ -146,31 +150,34 @@ impl Writer {
         }
         let as_json = serde_json::to_value(live).expect("an object is JSON");
         let difference = difference(&child.body, &as_json);
-        let version = live.resource_version().unwrap_or_default();
-        if difference == Difference::None || self.was_written(owner, child, &version) {
+        if difference == Difference::None || self.is_stale(owner, child, live) {
             return Ok(false);
         }
-        match difference {
+        let written = match difference {
             Difference::Entries => self.replace(&api, child, live, &as_json).await?,
             Difference::Fields | Difference::None => self.patch(&api, child, live.uid()).await?,
-        }
-        self.note(owner, child, version);
+        };
+        self.note(owner, child, &written);
         Ok(true)
     }
 
-    /// Whether this was written already over the very version that was seen: the watch is late.
-    fn was_written(&self, owner: &Owner<'_>, child: &Child, version: &str) -> bool {
+    /// Whether `live` is older than what this process wrote a moment ago: the watch is late, and
+    /// will bring the newer one.
+    fn is_stale(&self, owner: &Owner<'_>, child: &Child, live: &DynamicObject) -> bool {
         let written = self.written.lock();
         written.get(&key(owner, child)).is_some_and(|written| {
-            written.over == version && written.body == child.body && written.at.elapsed() < LATE_WATCH
+            written.at.elapsed() < LATE_WATCH
+                && written.body == child.body
+                && version(live).is_some_and(|version| version < written.version)
         })
     }
 
-    fn note(&self, owner: &Owner<'_>, child: &Child, over: String) {
+    fn note(&self, owner: &Owner<'_>, child: &Child, object: &DynamicObject) {
+        let Some(version) = version(object) else { return };
         let mut written = self.written.lock();
         written.retain(|_, written| written.at.elapsed() < LATE_WATCH);
         let body = child.body.clone();
-        written.insert(key(owner, child), Written { over, body, at: Instant::now() });
+        written.insert(key(owner, child), Written { version, body, at: Instant::now() });
     }
 
     /// Takes away what others added to lists and maps of ours, which server-side apply would leave.
@@ -180,12 +187,12 @@ impl Writer {
         child: &Child,
         live: &DynamicObject,
         as_json: &Value,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<DynamicObject, ApplyError> {
         let mut body = replacement(&child.body, as_json);
         body["metadata"]["uid"] = json!(live.uid());
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         self.lead()?;
-        self.request(child, api.patch(&child.name, &parameters, &Patch::Merge(&body))).await.map(drop)
+        self.request(child, api.patch(&child.name, &parameters, &Patch::Merge(&body))).await
     }
 
     /// Creates the child; what exists already stays as it is.
@@ -238,7 +245,7 @@ impl Writer {
         api: &Api<DynamicObject>,
         child: &Child,
         uid: Option<String>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<DynamicObject, ApplyError> {
         let mut body = child.body.clone();
         match uid {
             Some(uid) => body["metadata"]["uid"] = uid.into(),
@@ -246,7 +253,7 @@ impl Writer {
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         self.lead()?;
-        self.request(child, api.patch(&child.name, &parameters, &Patch::Apply(&body))).await.map(drop)
+        self.request(child, api.patch(&child.name, &parameters, &Patch::Apply(&body))).await
     }
 
     /// Replaces the status of an object that is there.

@@ -138,7 +138,10 @@ fn an_https_listener_has_ports_and_its_certificate_and_may_stand_alone() {
     let arguments = container["args"].to_string();
     assert!(arguments.contains("--listen-tls=0.0.0.0:8443"), "{arguments}");
     assert!(arguments.contains("--listen=127.0.0.1:8080"), "{arguments}");
-    assert_eq!(container["ports"][0], json!({"name": "https", "containerPort": 8443, "protocol": "TCP"}));
+    assert_eq!(
+        container["ports"][0],
+        json!({"name": "https", "containerPort": 8443, "hostPort": 0, "protocol": "TCP"})
+    );
     let secret = find(&children, ChildKind::Secret);
     assert!(secret["data"]["a_shop_cert_tls.key"].is_string(), "{secret}");
     let policy = find(&children, ChildKind::NetworkPolicy);

@@ -155,7 +155,7 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
     let clients = deployment.listeners.iter().map(|listener| container_port(listener.protocol));
     let ports = clients
         .chain([("admin", ADMIN)])
-        .map(|(name, port)| json!({"name": name, "containerPort": port, "protocol": "TCP"}));
+        .map(|(name, port)| json!({"name": name, "containerPort": port, "hostPort": 0, "protocol": "TCP"}));
     let ports: Vec<_> = ports.collect();
     let probe = |path: &str, every: u32, failures: u32| {
         json!({

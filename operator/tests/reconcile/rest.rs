@@ -153,6 +153,62 @@ async fn what_is_edited_or_deleted_by_hand_is_back_by_one_patch() {
     }
 }
 
+/// Something that somebody adds to a child, as a merge patch on what is there.
+type Addition = (&'static str, ChildKind, fn(&Value) -> Value);
+
+const ADDITIONS: [Addition; 6] = [
+    ("a variable", ChildKind::Deployment, |live| {
+        let mut containers = live["spec"]["template"]["spec"]["containers"].clone();
+        containers[0]["env"].as_array_mut().expect("a list").push(json!({"name": "X", "value": "1"}));
+        json!({"spec": {"template": {"spec": {"containers": containers}}}})
+    }),
+    ("a container", ChildKind::Deployment, |live| {
+        let mut containers = live["spec"]["template"]["spec"]["containers"].clone();
+        containers.as_array_mut().expect("a list").push(json!({"name": "guest", "image": "guest:1"}));
+        json!({"spec": {"template": {"spec": {"containers": containers}}}})
+    }),
+    (
+        "an init container",
+        ChildKind::Deployment,
+        |_| json!({"spec": {"template": {"spec": {"initContainers": [{"name": "guest", "image": "guest:1"}]}}}}),
+    ),
+    (
+        "the host's network",
+        ChildKind::Deployment,
+        |_| json!({"spec": {"template": {"spec": {"hostNetwork": true}}}}),
+    ),
+    ("a port", ChildKind::Service, |live| {
+        let mut ports = live["spec"]["ports"].clone();
+        ports.as_array_mut().expect("a list").push(json!({"name": "more", "port": 81, "protocol": "TCP"}));
+        json!({"spec": {"ports": ports}})
+    }),
+    ("a value", ChildKind::Secret, |_| json!({"data": {"more": "eA=="}})),
+];
+
+#[tokio::test]
+async fn what_others_add_to_a_child_is_taken_away_by_one_patch() {
+    let bed = Bed::new("added").await;
+    let operator = bed.operator().await;
+    bed.apply(&two_replicas()).await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+    bed.whole("shop", &ChildKind::ALL).await;
+    looked_again(&bed, &operator, 0).await;
+    for (round, (what, kind, addition)) in ADDITIONS.into_iter().enumerate() {
+        let live = bed.child(kind, "shop").await.expect("it is whole");
+        let before = content(live.clone());
+        let mark = bed.plane.mark();
+        bed.patch(&kind.resource(), "shop-sluice", &addition(&live)).await;
+        within(BACK, &format!("{what} is gone"), || async {
+            (content(bed.child(kind, "shop").await?) == before).then_some(())
+        })
+        .await;
+        looked_again(&bed, &operator, round + 1).await;
+        let writes: Vec<_> =
+            bed.writes(mark).into_iter().filter(|it| !it.resource.contains("events")).collect();
+        assert_eq!(writes.len(), 1, "{what}: {writes:#?}");
+    }
+}
+
 #[tokio::test]
 async fn the_cursor_key_survives_everything_but_its_own_deletion() {
     let bed = Bed::new("cursor").await;

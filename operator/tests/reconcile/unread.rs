@@ -51,7 +51,7 @@ async fn an_unreadable_object_is_told_and_blinds_nothing_else() {
     })
     .await;
     let mut operator = bed.operator().await;
-    operator.expect_log(&["status of `torn` could not be written"]);
+    operator.expect_log(&["status of `torn` was refused"]);
     let message = told(&bed, "broken").await;
     for part in ["spec.channels[0].subscribe.slowConsumer", "replicas"] {
         assert!(message.contains(part), "{message} lacks {part}");
@@ -70,7 +70,7 @@ async fn an_unreadable_object_is_told_and_blinds_nothing_else() {
     bed.apply(&later).await;
     bed.told("later", "Accepted", "True", "Accepted").await;
     eventually("what cannot be told in a status is logged", || async {
-        operator.log().contains("status of `torn` could not be written").then_some(())
+        operator.log().contains("status of `torn` was refused").then_some(())
     })
     .await;
     for name in ["broken", "torn"] {
