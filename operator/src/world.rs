@@ -243,7 +243,7 @@ impl Watches<'_> {
         self.follow(api, writer, config, pack, touch)
     }
 
-    fn typed<K>(&mut self, config: watcher::Config, touch: fn(&Touched, &K)) -> Store<K>
+    fn typed<K>(&mut self, config: watcher::Config, pack: fn(&mut K), touch: fn(&Touched, &K)) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -252,7 +252,7 @@ impl Watches<'_> {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        self.follow(api, Writer::new(()), config, |_| {}, touch)
+        self.follow(api, Writer::new(()), config, pack, touch)
     }
 
     fn follow<K>(
@@ -280,6 +280,14 @@ fn pack(child: &mut DynamicObject) {
         fields.remove("status");
     }
     child.data = Value::String(child.data.to_string());
+}
+
+/// Of a pod only where it is and how it fares matters.
+fn strip(pod: &mut Pod) {
+    pod.spec = None;
+    if let Some(status) = &mut pod.status {
+        (status.container_statuses, status.init_container_statuses) = (None, None);
+    }
 }
 
 fn unpacked(child: &DynamicObject) -> DynamicObject {
@@ -346,8 +354,8 @@ impl World {
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), |_| {}, Touched::api);
         let policies = watches.dynamic(&policy_resource(), policy_writer, all, |_| {}, Touched::policy);
-        let secrets = watches.typed(usable, Touched::secret);
-        let pods = watches.typed(managed.clone(), Touched::pod);
+        let secrets = watches.typed(usable, |_| {}, Touched::secret);
+        let pods = watches.typed(managed.clone(), strip, Touched::pod);
         let kinds =
             ChildKind::ALL.into_iter().filter(|kind| network_policies || *kind != ChildKind::NetworkPolicy);
         let children = kinds.map(|kind| {
