@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
-use kube::runtime::Controller;
-use kube::runtime::controller::{Action, Config as ControllerConfig};
+use kube::runtime::controller::{Action, Config as ControllerConfig, Error};
 use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::{Controller, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -53,8 +53,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What was last rendered of each API.
-    pub last: Mutex<HashMap<Name, Config>>,
+    /// What was last rendered of each API, with its uid.
+    pub last: Mutex<HashMap<Name, (String, Config)>>,
     /// Failed attempts in a row.
     pub failures: Mutex<HashMap<Name, u32>>,
     /// Since when an API is not available.
@@ -68,6 +68,7 @@ pub async fn run(
     policies: &Dirty,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
+    let forgetful = context.clone();
     let apis = controller(context.world.apis.clone(), apis, api_resource(), stop.clone()).run(
         |api, context| reconcile(Kind::StreamApi, api, context),
         retry,
@@ -78,8 +79,13 @@ pub async fn run(
         retry,
         context,
     );
-    // What failed was told and is tried again; an object that is gone needs nothing.
-    tokio::join!(apis.for_each(async |_| ()), policies.for_each(async |_| ()));
+    // What failed was told and is tried again.
+    let gone = async |done: Result<_, Error<ApplyError, watcher::Error>>| {
+        if let Err(Error::ObjectNotFound(api)) = done {
+            forgetful.forget(&(api.namespace.unwrap_or_default(), api.name));
+        }
+    };
+    tokio::join!(apis.for_each(gone), policies.for_each(async |_| ()));
 }
 
 fn controller(
@@ -153,7 +159,8 @@ impl Context {
             match self.write(&owner, &rendered.config, built, &rendered.material).await {
                 Ok(()) => {
                     self.observer.expect(name, &built.revision);
-                    self.last.lock().insert(name.clone(), rendered.config.clone());
+                    let uid = api.metadata.uid.clone().unwrap_or_default();
+                    self.last.lock().insert(name.clone(), (uid, rendered.config.clone()));
                 }
                 Err(WriteError::TooLarge(problem)) => {
                     problems.push(problem);
@@ -237,7 +244,10 @@ impl Context {
 
     /// What was last rendered: in this process, else what the cluster holds of it.
     fn last(&self, name: &Name, owner: &Owner<'_>) -> Config {
-        if let Some(last) = self.last.lock().get(name) {
+        // Another API of the same name is none of this one's past.
+        if let Some((uid, last)) = self.last.lock().get(name)
+            && owner.uid == Some(uid)
+        {
             return last.clone();
         }
         let map = self.world.child(ChildKind::ConfigMap, owner.namespace, &child_name(owner.name));

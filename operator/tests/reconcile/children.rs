@@ -83,6 +83,15 @@ async fn an_api_becomes_exactly_its_children_and_they_go_with_it() {
     assert_eq!(bed.get(&api_resource(), "shop").await["metadata"]["generation"], 3, "only edits count");
     bed.delete(&api_resource(), "shop").await;
     eventually("everything is collected", || async { managed(&bed).await.is_empty().then_some(()) }).await;
+
+    // Another one of its name has none of its past to fall back on.
+    let mut next = shop();
+    next["spec"]["servers"] = json!([{"name": "events", "kafka": {"brokers": ["127.0.0.1:1"], "sasl": {
+        "mechanism": "SCRAM-SHA-512", "secretRef": {"name": "nowhere"},
+    }}}]);
+    bed.apply(&next).await;
+    bed.told("shop", "ResolvedRefs", "False", "RefNotFound").await;
+    assert!(managed(&bed).await.is_empty(), "something was made of it");
 }
 
 /// The API with channels besides `orders`.
