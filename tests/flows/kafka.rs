@@ -391,7 +391,13 @@ async fn a_missing_topic_is_not_created_and_served_once_it_is_there() {
     .await;
     let mut stream = Sse::begin(&url).await;
     assert_eq!(publish(&url, &[], "{\"n\":2}").await.status, 200);
-    assert_eq!(stream.message().await.data.as_deref(), Some("{\"n\":2}"));
+    let mut message = stream.message().await;
+    // The end is that of the process's ring: what was acknowledged a moment before the stream began
+    // may still be on its way there from the broker.
+    if message.data.as_deref() == Some("{}") {
+        message = stream.message().await;
+    }
+    assert_eq!(message.data.as_deref(), Some("{\"n\":2}"));
     drop(stream);
     sluice.stop().await;
 }
