@@ -6,6 +6,10 @@ use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
+/// librdkafka and others say at `info` what concerns only themselves, and every failed request of
+/// the Kubernetes client is told by whoever made it, once.
+const DEFAULT_FILTER: &str = "warn,sluice=info,kube_client=off";
+
 /// Who reads what is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
@@ -19,8 +23,7 @@ pub enum Reader {
 pub fn start() -> Reader {
     let reader =
         if std::io::stderr().is_terminal() && !in_container() { Reader::Person } else { Reader::Program };
-    // librdkafka and others say at `info` what concerns only themselves.
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,sluice=info"));
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match reader {
         Reader::Person => builder.with_target(false).init(),

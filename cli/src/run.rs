@@ -47,8 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", requires = "tls_secret")]
     listen_tls: Option<SocketAddr>,
     /// The kubernetes.io/tls Secret of --listen-tls, among the same files
-    #[arg(long, value_name = "NAMESPACE/NAME", requires = "listen_tls", value_parser = secret_name)]
-    tls_secret: Option<SecretName>,
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "listen_tls", value_parser = ObjectName::parse)]
+    tls_secret: Option<ObjectName>,
     /// Where health, metrics and the config in force are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
@@ -75,21 +75,24 @@ pub struct Args {
     statsd: Option<String>,
 }
 
-/// Namespace and name of a Secret.
+/// Namespace and name of an object.
 #[derive(Clone, Debug)]
-pub struct SecretName {
+pub struct ObjectName {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
 }
 
-fn secret_name(text: &str) -> Result<SecretName, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(SecretName { namespace: namespace.into(), name: name.into() })
+impl ObjectName {
+    /// Parses `NAMESPACE/NAME`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self { namespace: namespace.into(), name: name.into() })
+            }
+            _ => Err("write NAMESPACE/NAME, like default/shop".into()),
         }
-        _ => Err("write NAMESPACE/NAME, like default/tls".into()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sluice_config::Span;
 use sluice_dataplane::{Options, PodSource, Server};
 
-use crate::run::{drain_span, runtime};
+use crate::run::{ObjectName, drain_span, runtime};
 use crate::{Failure, logging};
 
 const EXAMPLES: &str = "\
@@ -31,8 +31,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// The ConfigMap and the Secret to watch; without it only the mounts are followed
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
-    watch: Option<(String, String)>,
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = ObjectName::parse)]
+    watch: Option<ObjectName>,
     /// Where clients connect
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -56,15 +56,6 @@ pub struct Args {
     statsd: Option<String>,
 }
 
-fn object_name(text: &str) -> Result<(String, String), String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok((namespace.into(), name.into()))
-        }
-        _ => Err("write NAMESPACE/NAME, like default/shop-sluice".into()),
-    }
-}
-
 /// Serves until told to stop.
 pub fn serve(args: Args) -> Result<(), Failure> {
     logging::start();
@@ -79,8 +70,8 @@ pub fn serve(args: Args) -> Result<(), Failure> {
         otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
         statsd: args.statsd.filter(|address| !address.is_empty()),
     };
-    let source =
-        PodSource { config: args.config, material: args.material, state: args.state, watch: args.watch };
+    let watch = args.watch.map(|object| (object.namespace, object.name));
+    let source = PodSource { config: args.config, material: args.material, state: args.state, watch };
     runtime()?.block_on(async move {
         let server = Server::bind(options).await?;
         let loaded = source.follow().await?;
@@ -111,7 +102,8 @@ mod tests {
         let args = parse("--watch a/shop-sluice").expect("a line");
         assert_eq!(args.listen.to_string(), "0.0.0.0:8080");
         assert_eq!((args.drain_delay, args.drain_grace), (Span::seconds(5), Span::seconds(25)));
-        assert_eq!(args.watch, Some(("a".into(), "shop-sluice".into())));
+        let watch = args.watch.expect("it is named");
+        assert_eq!((watch.namespace.as_str(), watch.name.as_str()), ("a", "shop-sluice"));
     }
 
     #[test]

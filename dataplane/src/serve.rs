@@ -304,16 +304,18 @@ impl Export {
 
     async fn shutdown(self) {
         let Self { tracing, exporter, statsd } = self;
-        if let Some(statsd) = statsd {
-            statsd.shutdown().await;
-        }
         let last_metrics = async {
             if let Some(exporter) = exporter {
                 exporter.shutdown().await;
             }
         };
-        let both = async { tokio::join!(tracing.shutdown(), last_metrics) };
-        if tokio::time::timeout(EXPORT_PATIENCE, both).await.is_err() {
+        let last_packets = async {
+            if let Some(statsd) = statsd {
+                statsd.shutdown().await;
+            }
+        };
+        let all = async { tokio::join!(tracing.shutdown(), last_metrics, last_packets) };
+        if tokio::time::timeout(EXPORT_PATIENCE, all).await.is_err() {
             tracing::warn!("the last metrics and traces could not be exported in time");
         }
     }

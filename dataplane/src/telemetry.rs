@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 pub mod otlp;
+mod periodic;
 pub mod statsd;
 pub mod trace;
 

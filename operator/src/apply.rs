@@ -93,8 +93,7 @@ impl ApplyError {
 pub struct Writer {
     /// The API server.
     pub client: Client,
-    /// Whether writing is allowed.
-    pub leadership: Leadership,
+    leadership: Leadership,
     written: Arc<Mutex<HashMap<Key, Written>>>,
 }
 
@@ -190,9 +189,8 @@ impl Writer {
     ) -> Result<DynamicObject, ApplyError> {
         let mut body = replacement(&child.body, as_json);
         body["metadata"]["uid"] = json!(live.uid());
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         self.lead()?;
-        self.request(child, api.patch(&child.name, &parameters, &Patch::Merge(&body))).await
+        self.request(child, api.patch(&child.name, &merging(), &Patch::Merge(&body))).await
     }
 
     /// Creates the child; what exists already stays as it is.
@@ -201,17 +199,16 @@ impl Writer {
         let body: DynamicObject = serde_json::from_value(child.body.clone()).expect("a child is an object");
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
         self.lead()?;
-        match tokio::time::timeout(PATIENCE, api.create(&parameters, &body)).await {
-            Err(_) => Err(ApplyError::Late),
-            Ok(Ok(created)) => Ok(Arc::new(created)),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+        match patiently(api.create(&parameters, &body)).await? {
+            Ok(created) => Ok(Arc::new(created)),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
                 let found = self.request(child, api.get(&child.name)).await?;
                 if is_owned(&found, owner) {
                     return Ok(Arc::new(found));
                 }
                 Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() })
             }
-            Ok(Err(error)) => Err(failure(child.kind, &child.name, error)),
+            Err(error) => Err(failure(child.kind, &child.name, error)),
         }
     }
 
@@ -229,11 +226,10 @@ impl Writer {
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let name = live.name_any();
         self.lead()?;
-        match tokio::time::timeout(PATIENCE, self.api(owner, kind).delete(&name, &parameters)).await {
-            Err(_) => Err(ApplyError::Late),
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
-            Ok(Err(error)) => Err(failure(kind, &name, error)),
-            Ok(Ok(_)) => Ok(()),
+        match patiently(self.api(owner, kind).delete(&name, &parameters)).await? {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(failure(kind, &name, error)),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -265,15 +261,11 @@ impl Writer {
     ) -> Result<(), ApplyError> {
         self.lead()?;
         let body = json!({"status": status});
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        let patch = Patch::Merge(&body);
-        let patched = api.patch_status(name, &parameters, &patch);
-        match tokio::time::timeout(PATIENCE, patched).await {
-            Err(_) => Err(ApplyError::Late),
+        match patiently(api.patch_status(name, &merging(), &Patch::Merge(&body))).await? {
             // It was deleted meanwhile.
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
-            Ok(Err(error)) => Err(refusal("status of", name.to_owned(), error)),
-            Ok(Ok(_)) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(refusal("status of", name.to_owned(), error)),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -290,11 +282,20 @@ impl Writer {
         child: &Child,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ApplyError> {
-        match tokio::time::timeout(PATIENCE, request).await {
-            Err(_) => Err(ApplyError::Late),
-            Ok(result) => result.map_err(|error| failure(child.kind, &child.name, error)),
-        }
+        patiently(request).await?.map_err(|error| failure(child.kind, &child.name, error))
     }
+}
+
+/// Waits for a request no longer than [`PATIENCE`].
+async fn patiently<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<Result<T, kube::Error>, ApplyError> {
+    tokio::time::timeout(PATIENCE, request).await.map_err(|_| ApplyError::Late)
+}
+
+/// A merge patch in our name.
+fn merging() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
 }
 
 /// A version that no object has, for they begin at 1 with the cluster's own first object.
@@ -327,3 +328,6 @@ pub fn is_owned(object: &DynamicObject, owner: &Owner<'_>) -> bool {
         reference.controller == Some(true) && owner.uid.is_some_and(|uid| reference.uid == uid)
     })
 }
+
+#[cfg(test)]
+mod tests;

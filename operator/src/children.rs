@@ -13,6 +13,8 @@ use sluice_config::placement::Placement;
 use sluice_config::{Entry, Problem};
 use sluice_crds::{GROUP, VERSION};
 
+use crate::build::hex;
+
 mod workload;
 
 /// Label of everything that belongs to a StreamAPI; its value is the API's name.
@@ -21,7 +23,7 @@ pub const API_LABEL: &str = "sluice.dev/api";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice-operator");
 /// Annotation with the digest of what was applied, so that what is to be removed is noticed too.
 pub const APPLIED: &str = "sluice.dev/applied";
-/// Longest name of an API: [`sluice_crds::schema::NAME_LENGTH`] and `-sluice-cursor` fit a label.
+/// What the names of children end with.
 const SUFFIX: &str = "sluice";
 
 /// How the operator was told to build.
@@ -185,18 +187,17 @@ pub fn children(
 
 /// The Secret that holds the cursor key, as it is created.
 pub fn cursor_secret(owner: &Owner<'_>, key: &[u8]) -> Child {
-    let mut data = Map::new();
-    data.insert(CURSOR_SECRET_KEY.into(), base64(key));
-    let mut child = child(owner, ChildKind::Secret, json!({"type": "Opaque", "data": data}));
-    child.name = cursor_secret_name(owner.name);
-    child.body["metadata"]["name"] = child.name.clone().into();
-    child
+    let content = json!({"type": "Opaque", "data": {CURSOR_SECRET_KEY: base64(key)}});
+    named(owner, ChildKind::Secret, cursor_secret_name(owner.name), content)
+}
+
+fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
+    named(owner, kind, child_name(owner.name), content)
 }
 
 /// `content` with what every child has: identity, labels, owner, and the digest of the whole.
-fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
+fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Child {
     let resource = kind.resource();
-    let name = child_name(owner.name);
     let mut body = json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {
         "name": name, "namespace": owner.namespace, "labels": labels(owner),
     }});
@@ -209,8 +210,7 @@ fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
     if let (Value::Object(body), Value::Object(content)) = (&mut body, content) {
         body.extend(content);
     }
-    let digest = Sha256::digest(body.to_string());
-    let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(body.to_string())[..8]);
     body["metadata"]["annotations"] = json!({APPLIED: digest});
     Child { kind, name, body }
 }

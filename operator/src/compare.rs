@@ -13,6 +13,9 @@ use crate::children::APPLIED;
 const OWN_MAPS: [&str; 7] =
     ["data", "binaryData", "nodeSelector", "requests", "limits", "matchLabels", "selector"];
 
+/// The name of the whole object, which no field has.
+const ROOT: &str = "";
+
 /// What has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
@@ -31,12 +34,7 @@ pub fn difference(desired: &Value, live: &Value) -> Difference {
     if digest(desired) != digest(live) {
         return Difference::Fields;
     }
-    let mut content = desired.clone();
-    // The kind was asked for; the items of a list do not repeat it.
-    for field in ["apiVersion", "kind"] {
-        content.as_object_mut().map(|object| object.remove(field));
-    }
-    compare(&content, live, "", false)
+    compare(desired, live, ROOT, false)
 }
 
 /// How `found`, at the field `name`, differs from `part`. Lists are compared as wholes, for order and
@@ -47,7 +45,9 @@ fn compare(part: &Value, found: &Value, name: &str, amounts: bool) -> Difference
             let amounts = amounts || matches!(name, "requests" | "limits");
             let missing =
                 |value: &Value| if is_nothing(value) { Difference::None } else { Difference::Fields };
-            let fields = part.iter().map(|(key, value)| {
+            // The kind was asked for; the items of a list do not repeat it.
+            let said = |key: &str| name == ROOT && matches!(key, "apiVersion" | "kind");
+            let fields = part.iter().filter(|(key, _)| !said(key)).map(|(key, value)| {
                 found.get(key).map_or_else(|| missing(value), |found| compare(value, found, key, amounts))
             });
             let added = OWN_MAPS.contains(&name) && found.keys().any(|key| !part.contains_key(key));

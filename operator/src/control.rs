@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::objects::{Kind, Objects};
 use crate::observe::Observer;
 use crate::report::{self, ApiFindings, Verdict};
-use crate::world::{Dirty, Name, World, api_resource, policy_resource};
+use crate::world::{Dirty, Name, World, api_resource, name_of, policy_resource};
 use crate::{Rendered, render};
 
 /// How many objects are reconciled at once.
@@ -56,7 +56,7 @@ pub struct Context {
     /// What was last rendered of each API, with its uid.
     pub last: Mutex<HashMap<Name, (String, Config)>>,
     /// Failed attempts in a row.
-    pub failures: Mutex<HashMap<Name, u32>>,
+    pub failures: Mutex<HashMap<(Kind, Name), u32>>,
     /// Since when an API is not available.
     pub unavailable: Mutex<HashMap<Name, Instant>>,
 }
@@ -71,21 +71,24 @@ pub async fn run(
     let forgetful = context.clone();
     let apis = controller(context.world.apis.clone(), apis, api_resource(), stop.clone()).run(
         |api, context| reconcile(Kind::StreamApi, api, context),
-        retry,
+        |api, error, context| retry(Kind::StreamApi, &api, error, &context),
         context.clone(),
     );
     let policies = controller(context.world.policies.clone(), policies, policy_resource(), stop).run(
         |policy, context| reconcile(Kind::StreamPolicy, policy, context),
-        retry,
+        |policy, error, context| retry(Kind::StreamPolicy, &policy, error, &context),
         context,
     );
     // What failed was told and is tried again.
-    let gone = async |done: Result<_, Error<ApplyError, watcher::Error>>| {
-        if let Err(Error::ObjectNotFound(api)) = done {
-            forgetful.forget(&(api.namespace.unwrap_or_default(), api.name));
+    let done = async |kind, done: Result<_, Error<ApplyError, watcher::Error>>| {
+        if let Err(Error::ObjectNotFound(gone)) = done {
+            forgetful.forget(kind, &(gone.namespace.unwrap_or_default(), gone.name));
         }
     };
-    tokio::join!(apis.for_each(gone), policies.for_each(async |_| ()));
+    tokio::join!(
+        apis.for_each(|result| done(Kind::StreamApi, result)),
+        policies.for_each(|result| done(Kind::StreamPolicy, result)),
+    );
 }
 
 fn controller(
@@ -115,17 +118,16 @@ async fn reconcile(
     let outcome = result.as_ref().map_or_else(ApplyError::category, |_| "ok");
     context.metrics.reconciled(kind.name(), outcome, begun.elapsed());
     if result.is_ok() {
-        context.failures.lock().remove(&name);
+        context.failures.lock().remove(&(kind, name));
     }
     result
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
-fn retry(object: Arc<DynamicObject>, error: &ApplyError, context: Arc<Context>) -> Action {
-    let name = name_of(&object);
+fn retry(kind: Kind, object: &DynamicObject, error: &ApplyError, context: &Context) -> Action {
+    let name = name_of(object);
     let attempts = {
         let mut failures = context.failures.lock();
-        let attempts = failures.entry(name.clone()).or_default();
+        let attempts = failures.entry((kind, name.clone())).or_default();
         *attempts = attempts.saturating_add(1);
         *attempts
     };
@@ -136,14 +138,10 @@ fn retry(object: Arc<DynamicObject>, error: &ApplyError, context: Arc<Context>) 
     Action::requeue(pause)
 }
 
-fn name_of(object: &DynamicObject) -> Name {
-    (object.namespace().unwrap_or_default(), object.name_any())
-}
-
 impl Context {
     async fn reconcile_api(&self, name: &Name, api: &DynamicObject) -> Result<Action, ApplyError> {
         if api.metadata.deletion_timestamp.is_some() {
-            self.forget(name);
+            self.forget(Kind::StreamApi, name);
             return Ok(Action::await_change());
         }
         let (namespace, api_name) = name;
@@ -175,12 +173,11 @@ impl Context {
         let findings =
             ApiFindings { key: &key, problems: &problems, entry, failed: failed.as_ref(), pods: &pods };
         let mut verdicts = report::api_verdicts(&findings);
-        let object = serde_json::to_value(api).expect("an object is JSON");
-        let before = report::conditions_of(&object);
+        let before = report::conditions_of(&api.data);
         let again = self.damp(name, &mut verdicts, &before);
         let conditions = report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
         let status = report::api_status(conditions.clone(), entry);
-        self.tell(api, &api_resource(), &status, &object, &before, &conditions).await?;
+        self.tell(api, &api_resource(), &status, &before, &conditions).await?;
         match failed {
             Some(error) => Err(error),
             None => Ok(again.map_or_else(Action::await_change, Action::requeue)),
@@ -254,7 +251,11 @@ impl Context {
         map.filter(|map| is_owned(map, owner)).and_then(|map| config_of(&map)).unwrap_or_default()
     }
 
-    fn forget(&self, name: &Name) {
+    fn forget(&self, kind: Kind, name: &Name) {
+        self.failures.lock().remove(&(kind, name.clone()));
+        if kind != Kind::StreamApi {
+            return;
+        }
         self.last.lock().remove(name);
         self.unavailable.lock().remove(name);
         self.observer.forget(name);
@@ -289,12 +290,11 @@ impl Context {
         let problems = problems_of(&objects, &rendered, Kind::StreamPolicy, name);
         let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();
         let verdicts = report::policy_verdicts(&problems, &notes);
-        let object = serde_json::to_value(policy).expect("an object is JSON");
-        let before = report::conditions_of(&object);
+        let before = report::conditions_of(&policy.data);
         let conditions =
             report::conditions(&verdicts, &before, policy.metadata.generation.unwrap_or_default());
         let status = serde_json::json!({"conditions": conditions});
-        self.tell(policy, &policy_resource(), &status, &object, &before, &conditions).await?;
+        self.tell(policy, &policy_resource(), &status, &before, &conditions).await?;
         Ok(Action::await_change())
     }
 
@@ -304,11 +304,10 @@ impl Context {
         object: &DynamicObject,
         resource: &ApiResource,
         status: &Value,
-        as_json: &Value,
         before: &[Condition],
         now: &[Condition],
     ) -> Result<(), ApplyError> {
-        if !report::differs(status, &as_json["status"]) {
+        if !report::differs(status, &object.data["status"]) {
             return Ok(());
         }
         let namespace = object.namespace().unwrap_or_default();

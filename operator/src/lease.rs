@@ -4,7 +4,7 @@
 //! time over before it asks anybody, so there are never two writers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -28,16 +28,24 @@ pub struct Leadership {
     begun: Instant,
     /// Milliseconds after `begun` until which writing is allowed.
     until: Arc<AtomicU64>,
+    /// The API server has answered about the Lease.
+    answered: Arc<AtomicBool>,
 }
 
 impl Leadership {
+    /// Nobody leads yet.
     fn new() -> Self {
-        Self { begun: Instant::now(), until: Arc::default() }
+        Self { begun: Instant::now(), until: Arc::default(), answered: Arc::default() }
     }
 
     /// Whether writing is allowed right now.
     pub fn holds(&self) -> bool {
         self.begun.elapsed().as_millis() < u128::from(self.until.load(Ordering::SeqCst))
+    }
+
+    /// Whether the API server was ever reached: a replica that waits to lead is as ready as it gets.
+    pub fn is_known(&self) -> bool {
+        self.answered.load(Ordering::SeqCst)
     }
 
     fn extend(&self, asked: Instant) {
@@ -129,7 +137,9 @@ impl Candidate {
     /// Takes or renews the Lease if that is due; whether this process leads then.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let asked = Instant::now();
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+        let found = self.api.get_opt(&self.name).await?;
+        self.leadership.answered.store(true, Ordering::SeqCst);
+        let Some(mut lease) = found else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.spec(&LeaseSpec::default())),
@@ -186,5 +196,30 @@ impl Candidate {
             lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!ours)),
             ..LeaseSpec::default()
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The view of a process that renewed its Lease so long ago.
+    pub fn renewed(ago: Duration) -> Leadership {
+        let leadership = Leadership { begun: Instant::now() - DURATION * 2, ..Leadership::new() };
+        leadership.extend(Instant::now() - ago);
+        leadership
+    }
+
+    #[test]
+    fn a_leader_stops_before_another_may_begin() {
+        assert!(!Leadership::new().holds(), "nobody leads from the start");
+        assert!(renewed(Duration::ZERO).holds());
+        assert!(renewed(DURATION - MARGIN - Duration::from_secs(1)).holds());
+        for paused in [DURATION - MARGIN, DURATION, DURATION * 2] {
+            assert!(!renewed(paused).holds(), "{paused:?}");
+        }
+        let given_back = renewed(Duration::ZERO);
+        given_back.end();
+        assert!(!given_back.holds());
     }
 }

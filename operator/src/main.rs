@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use axum::extract::State;
@@ -18,7 +17,7 @@ use prometheus::{Encoder as _, TextEncoder};
 use sluice_operator::apply::Writer;
 use sluice_operator::children::Settings;
 use sluice_operator::control::{self, Context};
-use sluice_operator::lease::Candidate;
+use sluice_operator::lease::{Candidate, Leadership};
 use sluice_operator::metrics::Metrics;
 use sluice_operator::observe::Observer;
 use sluice_operator::world::{Dirty, World};
@@ -35,8 +34,9 @@ struct Args {
     /// Image of the data plane
     #[arg(long, env = "SLUICE_DATAPLANE_IMAGE")]
     dataplane_image: String,
-    /// When the kubelet pulls that image: Always, IfNotPresent or Never
-    #[arg(long, env = "SLUICE_DATAPLANE_PULL_POLICY", default_value = "IfNotPresent")]
+    /// When the kubelet pulls that image
+    #[arg(long, env = "SLUICE_DATAPLANE_PULL_POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
     dataplane_pull_policy: String,
     /// Where data planes send metrics and traces (OTLP over HTTP)
     #[arg(long, env = "SLUICE_DATAPLANE_OTLP_ENDPOINT", default_value = "")]
@@ -94,22 +94,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
     let client = Client::try_from(config).context("cannot make a client for the API server")?;
     let metrics = Arc::new(Metrics::new());
-    let serving = Arc::new(AtomicBool::new(false));
     let admin = tokio::net::TcpListener::bind(args.admin)
         .await
         .with_context(|| format!("cannot listen on {}", args.admin))?;
-    tokio::spawn(axum::serve(admin, routes(metrics.clone(), serving.clone())).into_future());
     let stop = stopped().shared();
     let mut candidate = Candidate::new(client.clone(), &args.namespace, args.lease.clone(), args.pod.clone());
-    // A replica that waits to lead is as ready as it gets.
-    serving.store(true, Ordering::SeqCst);
+    let leadership = candidate.leadership();
+    tokio::spawn(axum::serve(admin, routes(metrics.clone(), leadership.clone())).into_future());
     tokio::select! {
         () = candidate.acquire() => {}
         () = stop.clone() => return Ok(()),
     }
     tracing::info!("leading");
     metrics.leader.set(1);
-    let leadership = candidate.leadership();
     let writer = Writer::new(client.clone(), leadership);
     let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
@@ -175,10 +172,13 @@ async fn stopped() {
     }
 }
 
-fn routes(metrics: Arc<Metrics>, serving: Arc<AtomicBool>) -> axum::Router {
-    let ready = async |State(serving): State<Arc<AtomicBool>>| match serving.load(Ordering::SeqCst) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+fn routes(metrics: Arc<Metrics>, leadership: Leadership) -> axum::Router {
+    let ready = async |State(leadership): State<Leadership>| {
+        if leadership.is_known() {
+            (StatusCode::OK, "ready\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n")
+        }
     };
     let show = async move || {
         let mut families = metrics.registry.gather();
@@ -195,5 +195,5 @@ fn routes(metrics: Arc<Metrics>, serving: Arc<AtomicBool>) -> axum::Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(show))
-        .with_state(serving)
+        .with_state(leadership)
 }

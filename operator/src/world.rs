@@ -3,12 +3,12 @@
 //! Objects are held undecoded. What is a StreamAPI and what is wrong with it, [`crate::read`] tells,
 //! so that one unreadable object blinds the operator for no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::DynamicObject;
@@ -17,18 +17,21 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_config::Problem;
-use sluice_config::policy::TargetRef;
 use sluice_crds::{GROUP, USE_LABEL, VERSION};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::children::{API_LABEL, ChildKind, MANAGED_BY, resource};
+use crate::children::{ChildKind, MANAGED_BY, resource};
 use crate::objects::{Kind, Objects, Unread};
 use crate::read::{self, Object};
+
+mod touched;
+
+pub use touched::Dirty;
+use touched::{Targets, Touched, names_secret};
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -41,6 +44,11 @@ pub fn api_resource() -> ApiResource {
 /// The kind StreamPolicy as the client wants it.
 pub fn policy_resource() -> ApiResource {
     resource(GROUP, VERSION, "StreamPolicy", "streampolicies")
+}
+
+/// Namespace and name of `object`.
+pub fn name_of(object: &DynamicObject) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// Everything that is watched.
@@ -56,166 +64,6 @@ pub struct World {
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
     /// Pods came, went or changed.
     pub pods_changed: Arc<Notify>,
-}
-
-/// What has to be looked at again, without order and without repetition; so it is bounded by what
-/// there is.
-#[derive(Clone, Default)]
-pub struct Dirty(Arc<(Mutex<BTreeSet<Name>>, Notify)>);
-
-impl Dirty {
-    /// Has `name` looked at again.
-    pub fn add(&self, name: Name) {
-        self.0.0.lock().insert(name);
-        self.0.1.notify_one();
-    }
-
-    /// The names as references for a controller of `resource`.
-    pub fn stream(&self, resource: ApiResource) -> impl Stream<Item = ObjectRef<DynamicObject>> + use<> {
-        let dirty = self.0.clone();
-        futures::stream::unfold((dirty, resource), |(dirty, resource)| async move {
-            loop {
-                let next = dirty.0.lock().pop_first();
-                if let Some((namespace, name)) = next {
-                    let reference = ObjectRef::new_with(&name, resource.clone()).within(&namespace);
-                    return Some((reference, (dirty, resource)));
-                }
-                dirty.1.notified().await;
-            }
-        })
-    }
-}
-
-/// What a change touches: of a namespace with hundreds of objects only what it matters to.
-struct Touched {
-    apis: Dirty,
-    policies: Dirty,
-    all_apis: Store<DynamicObject>,
-    all_policies: Store<DynamicObject>,
-    /// What each policy targeted when it was last seen, for it may have let go of it.
-    targeted: Mutex<BTreeMap<Name, Targets>>,
-    pods: Arc<Notify>,
-}
-
-impl Touched {
-    fn api(&self, api: &DynamicObject) {
-        let (namespace, name) = name_of(api);
-        for policy in within(&self.all_policies, &namespace) {
-            if Targets::of(&policy).includes(&name) {
-                self.policies.add(name_of(&policy));
-            }
-        }
-        self.apis.add((namespace, name));
-    }
-
-    fn policy(&self, policy: &DynamicObject) {
-        let name = name_of(policy);
-        let now = Targets::of(policy);
-        let before = self.targeted.lock().insert(name.clone(), now.clone());
-        for targets in before.into_iter().chain([now]) {
-            self.targets(&name.0, &targets);
-        }
-        self.policies.add(name);
-    }
-
-    /// The APIs of `targets`, and the policies that share one of them.
-    fn targets(&self, namespace: &str, targets: &Targets) {
-        for api in within(&self.all_apis, namespace).iter().filter(|api| targets.includes(&api.name_any())) {
-            self.apis.add(name_of(api));
-        }
-        for policy in within(&self.all_policies, namespace) {
-            if Targets::of(&policy).meets(targets) {
-                self.policies.add(name_of(&policy));
-            }
-        }
-    }
-
-    fn secret(&self, secret: &Secret) {
-        let namespace = secret.namespace().unwrap_or_default();
-        let name = secret.name_any();
-        for api in within(&self.all_apis, &namespace).iter().filter(|api| names_secret(&api.data, &name)) {
-            self.apis.add(name_of(api));
-        }
-        for policy in within(&self.all_policies, &namespace) {
-            if names_secret(&policy.data, &name) {
-                self.targets(&namespace, &Targets::of(&policy));
-                self.policies.add(name_of(&policy));
-            }
-        }
-    }
-
-    fn child(&self, child: &DynamicObject) {
-        if let Some(api) = child.labels().get(API_LABEL) {
-            self.apis.add((child.namespace().unwrap_or_default(), api.clone()));
-        }
-    }
-
-    fn pod(&self, _: &Pod) {
-        self.pods.notify_one();
-    }
-
-    /// After a list, for what went meanwhile is not told.
-    fn everything(&self) {
-        for api in self.all_apis.state() {
-            self.apis.add(name_of(&api));
-        }
-        for policy in self.all_policies.state() {
-            self.targeted.lock().insert(name_of(&policy), Targets::of(&policy));
-            self.policies.add(name_of(&policy));
-        }
-        self.pods.notify_one();
-    }
-}
-
-/// Which APIs of its namespace a policy matters to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Targets {
-    /// Those of these names.
-    Named(BTreeSet<String>),
-    /// It cannot be told, so any.
-    Any,
-}
-
-impl Targets {
-    /// As [`read::unread`] understands a policy that cannot be read.
-    fn of(policy: &DynamicObject) -> Self {
-        let targets = serde_json::from_value::<Vec<TargetRef>>(policy.data["spec"]["targetRefs"].clone());
-        match targets {
-            Ok(targets) if !targets.is_empty() => {
-                Self::Named(targets.into_iter().map(|target| target.name).collect())
-            }
-            _ => Self::Any,
-        }
-    }
-
-    fn includes(&self, api: &str) -> bool {
-        match self {
-            Self::Named(names) => names.contains(api),
-            Self::Any => true,
-        }
-    }
-
-    fn meets(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Named(these), Self::Named(those)) => !these.is_disjoint(those),
-            _ => true,
-        }
-    }
-}
-
-fn name_of(object: &DynamicObject) -> Name {
-    (object.namespace().unwrap_or_default(), object.name_any())
-}
-
-/// Whether a `secretRef` somewhere in `value` has that name.
-fn names_secret(value: &Value, name: &str) -> bool {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(key, value)| (key == "secretRef" && value["name"] == name) || names_secret(value, name)),
-        Value::Array(items) => items.iter().any(|item| names_secret(item, name)),
-        _ => false,
-    }
 }
 
 /// The watches while they are started.
@@ -340,14 +188,12 @@ impl World {
         let api_writer = Writer::new(api_resource());
         let policy_writer = Writer::new(policy_resource());
         let pods_changed = Arc::new(Notify::new());
-        let touched = Arc::new(Touched {
-            apis: apis.clone(),
-            policies: policies.clone(),
-            all_apis: api_writer.as_reader(),
-            all_policies: policy_writer.as_reader(),
-            targeted: Mutex::default(),
-            pods: pods_changed.clone(),
-        });
+        let touched = Touched::new(
+            (apis, api_writer.as_reader()),
+            (policies, policy_writer.as_reader()),
+            pods_changed.clone(),
+        );
+        let touched = Arc::new(touched);
         let mut watches = Watches { client, namespace, touched, tasks: JoinSet::new() };
         let all = watcher::Config::default();
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
@@ -461,41 +307,5 @@ fn understand(object: &DynamicObject, objects: &mut Objects) {
         Ok(Object::Policy(policy)) => objects.policies.push(*policy),
         Ok(Object::Secret(_) | Object::Unused(_)) => {}
         Err(unread) => objects.unread.push(*unread),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn policy(targets: Value) -> Targets {
-        let mut policy = DynamicObject::new("p", &policy_resource());
-        policy.data = json!({"spec": {"targetRefs": targets}});
-        Targets::of(&policy)
-    }
-
-    #[test]
-    fn a_policy_whose_targets_cannot_be_read_matters_to_all() {
-        let shop = policy(json!([{"kind": "StreamAPI", "name": "shop"}]));
-        assert!(shop.includes("shop") && !shop.includes("chat"));
-        for unreadable in [json!([]), json!("shop"), json!([{"kind": "StreamAPI"}]), Value::Null] {
-            let any = policy(unreadable);
-            assert!(any.includes("chat") && any.meets(&shop) && shop.meets(&any));
-        }
-        let both =
-            policy(json!([{"kind": "StreamAPI", "name": "shop"}, {"kind": "StreamAPI", "name": "chat"}]));
-        assert!(both.meets(&shop) && !shop.meets(&policy(json!([{"kind": "StreamAPI", "name": "chat"}]))));
-    }
-
-    #[test]
-    fn a_secret_is_found_wherever_it_is_named() {
-        let api = json!({"spec": {"servers": [{"kafka": {"sasl": {"secretRef": {"name": "login"}}}}]}});
-        assert!(
-            names_secret(&api, "login")
-                && !names_secret(&api, "kafka")
-                && !names_secret(&json!("login"), "login")
-        );
     }
 }

@@ -15,7 +15,7 @@ use sluice_crds::StreamAPI;
 use sluice_dataplane::{CursorKey, Loaded, Refused, TlsMaterial};
 use sluice_operator::{Kind, Rendered, Unread};
 
-use super::SecretName;
+use super::ObjectName;
 use super::changes::{Change, changes};
 use super::state::State;
 use super::tls;
@@ -28,7 +28,7 @@ pub struct Loader {
     sources: Vec<PathBuf>,
     namespace: String,
     state: State,
-    tls_secret: Option<SecretName>,
+    tls_secret: Option<ObjectName>,
     files: BTreeMap<PathBuf, FileState>,
     /// Problems of sources that cannot be listed.
     missing: Vec<Report>,
@@ -83,7 +83,7 @@ impl Loader {
         sources: Vec<PathBuf>,
         namespace: String,
         state: State,
-        tls_secret: Option<SecretName>,
+        tls_secret: Option<ObjectName>,
     ) -> Self {
         Self {
             sources,

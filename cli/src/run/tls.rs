@@ -9,11 +9,11 @@ use sluice_operator::Objects;
 use sluice_operator::dereference::Secrets;
 use sluice_operator::validate::value;
 
-use super::SecretName;
+use super::ObjectName;
 
 /// The certificate and key of the Secret; the error says what to do.
-pub fn material(objects: &Objects, name: &SecretName) -> Result<TlsMaterial, String> {
-    let SecretName { namespace, name } = name;
+pub fn material(objects: &Objects, name: &ObjectName) -> Result<TlsMaterial, String> {
+    let ObjectName { namespace, name } = name;
     let secret =
         Secrets::of(objects).find(namespace, name).map_err(|error| error.message(namespace, name))?;
     let part = |key: &str| {

@@ -15,8 +15,8 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::periodic::{Periodic, ticks};
 
 mod convert;
 
@@ -56,10 +56,7 @@ fn make_resource() -> Resource {
 }
 
 /// Sends a registry's metrics at an interval, and a last time at [`Exporter::shutdown`].
-pub struct Exporter {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+pub struct Exporter(Periodic);
 
 impl Exporter {
     /// Starts exporting `registry` to `{endpoint}/v1/metrics`. Must be called within a runtime.
@@ -73,18 +70,12 @@ impl Exporter {
             resource,
         };
         let every = millis("OTEL_METRIC_EXPORT_INTERVAL").unwrap_or(INTERVAL).max(MIN_INTERVAL);
-        let (stop, stopped) = oneshot::channel();
-        Ok(Self { stop, task: tokio::spawn(push.run(every, stopped)) })
+        Ok(Self(Periodic::start(SHUTDOWN_TIMEOUT, |stopped| push.run(every, stopped))))
     }
 
     /// Exports once more and ends, within [`SHUTDOWN_TIMEOUT`].
     pub async fn shutdown(self) {
-        // The task can only be gone if it panicked; then there is nothing to stop.
-        let _ = self.stop.send(());
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.task).await.is_err() {
-            abort.abort();
-        }
+        self.0.shutdown().await;
     }
 }
 
@@ -99,8 +90,7 @@ struct Push {
 
 impl Push {
     async fn run(self, every: Duration, mut stopped: oneshot::Receiver<()>) {
-        let mut ticks = interval_at(Instant::now() + every, every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks(every);
         let exporting = async {
             loop {
                 ticks.tick().await;

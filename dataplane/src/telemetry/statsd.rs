@@ -12,8 +12,8 @@ use prometheus::proto::{Metric as Series, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, Opts, Registry};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::periodic::{Periodic, ticks};
 
 /// Between two sendings, as StatsD servers flush by default.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -22,11 +22,8 @@ const PACKET_BYTES: usize = 1400;
 /// How long the last sending may take, when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Sends a registry's metrics.
-pub struct Statsd {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+/// Sends a registry's metrics at an interval, and a last time at [`Statsd::shutdown`].
+pub struct Statsd(Periodic);
 
 impl Statsd {
     /// Starts sending `registry` to `address` (`host:port`), which is resolved anew each time. Must
@@ -41,18 +38,12 @@ impl Statsd {
         registry.register(Box::new(packets.clone())).map_err(|error| error.to_string())?;
         let sender =
             Sender { address: address.to_owned(), registry, packets, before: HashMap::new(), failing: false };
-        let (stop, stopped) = oneshot::channel();
-        Ok(Self { stop, task: tokio::spawn(sender.run(stopped)) })
+        Ok(Self(Periodic::start(LAST, |stopped| sender.run(stopped))))
     }
 
     /// Sends once more and ends.
     pub async fn shutdown(self) {
-        // The task can only be gone if it panicked; then there is nothing to stop.
-        let _ = self.stop.send(());
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(LAST, self.task).await.is_err() {
-            abort.abort();
-        }
+        self.0.shutdown().await;
     }
 }
 
@@ -67,8 +58,7 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        let mut ticks = interval_at(Instant::now() + INTERVAL, INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks(INTERVAL);
         loop {
             let last = tokio::select! {
                 _ = ticks.tick() => false,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluice_operator::children::ChildKind;
 use sluice_operator::world::{api_resource, policy_resource};
+use sluice_tests::cluster::Request;
 use sluice_tests::{eventually, within};
 
 use crate::bed::{Bed, policy, secret, shop};
@@ -30,6 +31,19 @@ async fn looked_again(bed: &Bed, operator: &Operator, round: usize) {
         (operator.looks("StreamAPI").await > before).then_some(())
     })
     .await;
+}
+
+/// Applies [`two_replicas`] and waits until the operator has nothing left to write.
+async fn settled(bed: &Bed, operator: &Operator) {
+    bed.apply(&two_replicas()).await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+    bed.whole("shop", &ChildKind::ALL).await;
+    looked_again(bed, operator, 0).await;
+}
+
+/// What the operator wrote since `mark`, without Events.
+fn writes_to_children(bed: &Bed, mark: u64) -> Vec<Request> {
+    bed.writes(mark).into_iter().filter(|it| !it.resource.contains("events")).collect()
 }
 
 #[tokio::test]
@@ -121,11 +135,7 @@ fn content(mut object: Value) -> Value {
 async fn what_is_edited_or_deleted_by_hand_is_back_by_one_patch() {
     let bed = Bed::new("drift").await;
     let operator = bed.operator().await;
-    bed.apply(&two_replicas()).await;
-    bed.told("shop", "Accepted", "True", "Accepted").await;
-    bed.told("shop", "Programmed", "False", "NoPods").await;
-    bed.whole("shop", &ChildKind::ALL).await;
-    looked_again(&bed, &operator, 0).await;
+    settled(&bed, &operator).await;
     let mut round = 0;
     for kind in ChildKind::ALL {
         let before = content(bed.child(kind, "shop").await.expect("it is whole"));
@@ -144,8 +154,7 @@ async fn what_is_edited_or_deleted_by_hand_is_back_by_one_patch() {
             .await;
             round += 1;
             looked_again(&bed, &operator, round).await;
-            let writes: Vec<_> =
-                bed.writes(mark).into_iter().filter(|it| !it.resource.contains("events")).collect();
+            let writes = writes_to_children(&bed, mark);
             let [write] = writes.as_slice() else { panic!("{kind:?} {action}: {writes:#?}") };
             let wrote = (write.verb.as_str(), write.resource.as_str(), write.name.as_str());
             assert_eq!(wrote, ("patch", kind.names().3, "shop-sluice"), "{kind:?} {action}");
@@ -189,10 +198,7 @@ const ADDITIONS: [Addition; 6] = [
 async fn what_others_add_to_a_child_is_taken_away_by_one_patch() {
     let bed = Bed::new("added").await;
     let operator = bed.operator().await;
-    bed.apply(&two_replicas()).await;
-    bed.told("shop", "Programmed", "False", "NoPods").await;
-    bed.whole("shop", &ChildKind::ALL).await;
-    looked_again(&bed, &operator, 0).await;
+    settled(&bed, &operator).await;
     for (round, (what, kind, addition)) in ADDITIONS.into_iter().enumerate() {
         let live = bed.child(kind, "shop").await.expect("it is whole");
         let before = content(live.clone());
@@ -203,8 +209,7 @@ async fn what_others_add_to_a_child_is_taken_away_by_one_patch() {
         })
         .await;
         looked_again(&bed, &operator, round + 1).await;
-        let writes: Vec<_> =
-            bed.writes(mark).into_iter().filter(|it| !it.resource.contains("events")).collect();
+        let writes = writes_to_children(&bed, mark);
         assert_eq!(writes.len(), 1, "{what}: {writes:#?}");
     }
 }

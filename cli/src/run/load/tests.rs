@@ -16,7 +16,7 @@ impl Bench {
         Self::with_tls(files, None)
     }
 
-    fn with_tls(files: &[(&str, &str)], tls_secret: Option<SecretName>) -> (Self, Update) {
+    fn with_tls(files: &[(&str, &str)], tls_secret: Option<ObjectName>) -> (Self, Update) {
         let directory = tempfile::tempdir().expect("a directory");
         let configs = directory.path().join("configs");
         fs::create_dir(&configs).expect("created");
@@ -279,7 +279,7 @@ fn tls_secret((certificate, key): (&str, &str)) -> String {
 #[test]
 fn the_listeners_certificate_follows_its_secret_and_stays_while_that_is_broken() {
     let ((one, one_key), (two, two_key)) = (certificate("one"), certificate("two"));
-    let name = || Some(SecretName { namespace: "default".into(), name: "tls".into() });
+    let name = || Some(ObjectName { namespace: "default".into(), name: "tls".into() });
     let shop = api("shop", "one");
     let files = |secret: &str| [("a.yaml", shop.clone()), ("s.yaml", secret.to_owned())];
     let good = files(&tls_secret((&one, &one_key)));

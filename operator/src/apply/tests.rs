@@ -1,0 +1,66 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kube::client::Body;
+
+use super::*;
+use crate::lease::tests::renewed;
+
+/// A client whose API server has nothing and takes everything, and how many writes it was sent.
+fn server() -> (Client, Arc<AtomicUsize>) {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&writes);
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let is_read = request.method() == http::Method::GET;
+        counted.fetch_add(usize::from(!is_read), Ordering::SeqCst);
+        let found = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-sluice"}});
+        let missing = json!({"kind": "Status", "apiVersion": "v1", "code": 404, "reason": "NotFound"});
+        let (code, body) = if is_read { (404, missing) } else { (200, found) };
+        let response = http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+        futures::future::ready(Ok::<_, std::convert::Infallible>(response.expect("a response")))
+    });
+    (Client::new(service, "default"), writes)
+}
+
+/// Tries every kind of write; what became of each.
+async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 6] {
+    let owner = Owner { namespace: "default", name: "shop", uid: Some("u") };
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-sluice"}, "data": {"a": "b"}});
+    let child = Child { kind: ChildKind::ConfigMap, name: "shop-sluice".into(), body: body.clone() };
+    let live = |data: Value| {
+        let mut live = body.clone();
+        live["metadata"]["uid"] = "c".into();
+        live["metadata"]["ownerReferences"] = json!([{"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI", "name": "shop", "uid": "u", "controller": true}]);
+        live["data"] = data;
+        serde_json::from_value::<DynamicObject>(live).expect("an object")
+    };
+    let changed = live(json!({"a": "c"}));
+    let added = live(json!({"a": "b", "more": "d"}));
+    let api = writer.api(&owner, ChildKind::ConfigMap);
+    [
+        writer.apply(&owner, &child, None).await.map(drop),
+        writer.apply(&owner, &child, Some(&changed)).await.map(drop),
+        writer.apply(&owner, &child, Some(&added)).await.map(drop),
+        writer.create(&owner, &child).await.map(drop),
+        writer.prune(&owner, ChildKind::ConfigMap, &added).await,
+        writer.status(&api, "shop", &json!({})).await,
+    ]
+}
+
+#[tokio::test]
+async fn whoever_does_not_lead_writes_nothing() {
+    let (client, writes) = server();
+    let late = Writer::new(client, renewed(Duration::from_secs(60)));
+    for result in every_write(&late).await {
+        assert!(matches!(result, Err(ApplyError::NotLeading)), "{result:?}");
+    }
+    assert_eq!(writes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn the_leader_writes() {
+    let (client, writes) = server();
+    for result in every_write(&Writer::new(client, renewed(Duration::ZERO))).await {
+        assert!(result.is_ok(), "{result:?}");
+    }
+    assert_eq!(writes.load(Ordering::SeqCst), 6);
+}
