@@ -61,6 +61,7 @@ impl Bed {
             encoder: encoder.clone(),
             cursors: cursors.clone(),
             replay: spec.subscribe.as_ref().expect("set above").replay.clone(),
+            max_delay: spec.subscribe.as_ref().expect("set above").flush.max_delay.0,
             max_message_bytes: 1 << 20,
             tracing: Default::default(),
         };
