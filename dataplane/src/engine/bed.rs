@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
+use sluice_config::channel::{CursorPlacement, Replay};
+use sluice_config::policy::Limits;
 use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -17,14 +20,20 @@ use crate::engine::mailbox::{Command, Mailbox};
 use crate::engine::shard::Shard;
 use crate::engine::{Attachment, Io, Stream};
 use crate::feed::ring::Budget;
-use crate::feed::{Feed, Settings, Start};
-use crate::message::Outgoing;
+use crate::feed::{Feed, Settings, Start, wall_clock};
+use crate::message::{Incarnation, Record};
 use crate::policy::{Policy, Principal};
-use crate::server::{Sink, Source, memory};
+use crate::server::{Inlet, Opening, Sink, Source, memory};
 use crate::telemetry::Metrics;
 use crate::transport::websocket::frame::{self, Opcode};
 
-/// A shard, a channel on a log in memory, and what was published.
+/// Partitions of the address.
+pub const PARTITIONS: usize = 3;
+
+/// A place in every partition: the next position.
+pub type Positions = [i64; PARTITIONS];
+
+/// A shard and a channel, whose address has several partitions.
 pub struct Bed {
     mailbox: Arc<Mailbox>,
     /// How many clients the shard has.
@@ -33,11 +42,13 @@ pub struct Bed {
     pub channel: Arc<Channel>,
     /// What its clients read.
     pub feed: Arc<Feed>,
-    /// What the feed reads.
-    pub log: Arc<memory::Log>,
+    /// What its clients read from.
+    pub inlet: Inlet,
     cursors: Cursors,
+    incarnation: Incarnation,
     /// How many numbers were published: the next one.
     pub published: u64,
+    heads: Positions,
 }
 
 impl Bed {
@@ -93,15 +104,62 @@ impl Bed {
         let mailbox = Arc::new(Mailbox::default());
         let open = watch::Sender::new(0);
         let shard = Shard::new(mailbox.clone(), Handle::current(), open.clone());
-        (Self { mailbox, open, channel, feed, log, cursors, published: 0 }, shard)
+        let (inlet, incarnation) = (Inlet(feed.clone(), 1), Incarnation::new("a", b"1"));
+        let (starts, ends) = (vec![0; PARTITIONS], vec![0; PARTITIONS]);
+        inlet.open(Opening { incarnation: incarnation.clone(), starts, ends });
+        let (published, heads) = (0, [0; PARTITIONS]);
+        (Self { mailbox, open, channel, feed, inlet, cursors, incarnation, published, heads }, shard)
     }
 
-    /// Publishes the next number, and `size` bytes more.
-    pub fn publish(&mut self, size: usize) {
+    /// Publishes the next number, and `size` bytes more, and tells its partition.
+    pub fn publish(&mut self, size: usize) -> usize {
         let mut text = format!("{} ", self.published);
         text.push_str(&"x".repeat(size));
+        // Neighbours are in partitions that seem to be of chance, and are the same ones every time.
+        let partition = (self.published.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % PARTITIONS;
+        let record = Record {
+            partition: partition as u32,
+            offset: self.heads[partition],
+            timestamp: Some(wall_clock()),
+            key: None,
+            headers: Vec::new(),
+            payload: Some(text.into()),
+        };
         self.published += 1;
-        self.log.publish(Outgoing { payload: Some(text.into()), ..Outgoing::default() });
+        self.heads[partition] += 1;
+        self.inlet.push_now(&mut vec![record]);
+        partition
+    }
+
+    /// The cursor of `positions`.
+    pub fn cursor(&self, positions: &Positions) -> String {
+        self.cursors.encode(&self.incarnation, positions).expect("few partitions")
+    }
+
+    /// What a cursor says.
+    pub fn positions(&self, cursor: &str) -> Positions {
+        let Ok(Cursor::At { positions, .. }) = self.cursors.decode(cursor) else {
+            panic!("a strange cursor")
+        };
+        positions.try_into().expect("every partition")
+    }
+
+    /// Changes the channel as a reload does.
+    pub fn reload(&self, replay: Replay, cursor: CursorPlacement, limits: Limits) {
+        let mut state = State::clone(&self.channel.state());
+        let subscribe = state.spec.subscribe.as_mut().expect("set above");
+        (subscribe.replay, subscribe.cursor) = (replay.clone(), cursor);
+        state.encoder.cursor = cursor;
+        self.feed.configure(Settings {
+            encoder: state.encoder.clone(),
+            cursors: self.cursors.clone(),
+            replay,
+            max_message_bytes: limits.max_message_bytes(),
+            tracing: Default::default(),
+        });
+        state.policy.limits = limits;
+        self.channel.change(state);
+        self.mailbox.send(Command::Recheck);
     }
 
     /// A client whose socket holds `pipe` bytes.
@@ -116,7 +174,7 @@ impl Bed {
         let start = match cursor.as_deref().map(|cursor| self.cursors.decode(cursor).expect("genuine")) {
             Some(Cursor::At { incarnation, positions }) => Start::At { incarnation, positions },
             Some(Cursor::Unknown) => Start::Unknown,
-            None => self.feed.end(Duration::from_secs(1)).await.expect("a log in memory is open"),
+            None => self.feed.end(Duration::from_secs(1)).await.expect("it is open"),
         };
         self.feed.acquire();
         self.open.send_modify(|open| *open += 1);
@@ -161,8 +219,8 @@ impl Bed {
 pub enum Seen {
     /// A message with this number, and its cursor.
     Message(u64, Option<String>),
-    /// A gap was told.
-    Gap(String),
+    /// A gap was told: why, and the cursor behind it.
+    Gap(String, String),
     /// A WebSocket's greeting.
     Ready,
     /// A cursor without a message.
@@ -171,6 +229,8 @@ pub enum Seen {
     Ping,
     /// A WebSocket's end.
     Close(u16),
+    /// An event stream's end.
+    Goodbye(String),
 }
 
 /// The other end of a client's stream.
@@ -228,44 +288,55 @@ impl Peer {
             }
             let whole: Vec<u8> = self.bytes.drain(..start + length).collect();
             let (opcode, payload) = frame::tests::split(&whole);
-            self.events.push(match opcode {
-                Opcode::Ping => Seen::Ping,
-                Opcode::Close => Seen::Close(u16::from_be_bytes([payload[0], payload[1]])),
-                _ if self.lane == Lane::WsRaw => Seen::Message(number(&payload), None),
-                _ => {
-                    let frame: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
-                    let cursor = frame["cursor"].as_str().map(str::to_owned);
-                    match frame["type"].as_str().expect("typed") {
-                        "message" => {
-                            Seen::Message(number(frame["data"].as_str().expect("text").as_bytes()), cursor)
-                        }
-                        "gap" => Seen::Gap(frame["reason"].as_str().expect("a reason").to_owned()),
-                        "ready" => Seen::Ready,
-                        "error" | "drain" => continue,
-                        other => panic!("unexpected {other}"),
-                    }
-                }
-            });
+            match opcode {
+                Opcode::Ping => self.events.push(Seen::Ping),
+                Opcode::Close => self.events.push(Seen::Close(u16::from_be_bytes([payload[0], payload[1]]))),
+                _ if self.lane == Lane::WsRaw => self.events.push(Seen::Message(number(&payload), None)),
+                _ => self.see_frame(&serde_json::from_slice(&payload).expect("JSON")),
+            }
+        }
+    }
+
+    fn see_frame(&mut self, frame: &Value) {
+        let cursor = frame["cursor"].as_str().map(str::to_owned);
+        match frame["type"].as_str().expect("typed") {
+            "message" => self.events.push(Seen::Message(number(text(&frame["data"]).as_bytes()), cursor)),
+            "gap" => self.events.push(gap(frame)),
+            "ready" => {
+                self.events.push(Seen::Ready);
+                self.events.extend(cursor.map(Seen::Position));
+            }
+            "cursor" => self.events.extend(cursor.map(Seen::Position)),
+            "error" | "drain" => {}
+            other => panic!("unexpected {other}"),
         }
     }
 
     fn parse_events(&mut self) {
         while let Some(end) = self.bytes.windows(2).position(|pair| pair == b"\n\n") {
             let block: Vec<u8> = self.bytes.drain(..end + 2).collect();
-            let text = String::from_utf8(block).expect("UTF-8");
+            let block = String::from_utf8(block).expect("UTF-8");
             let field = |name: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                let line = block.lines().find_map(|line| line.strip_prefix(name));
                 line.map(|value| value.trim_start_matches(": ").to_owned())
             };
             let (id, data, event) = (field("id"), field("data"), field("event"));
-            self.events.push(match (event.as_deref(), id, data) {
-                (Some("gap"), _, Some(data)) => Seen::Gap(data),
-                (None, id, Some(data)) => Seen::Message(number(data.as_bytes()), id),
-                (None, Some(id), None) => Seen::Position(id),
-                (Some("throttled" | "drain" | "problem"), Some(id), _) => Seen::Position(id),
-                (Some("throttled" | "drain" | "problem"), ..) => continue,
-                other => panic!("unexpected {other:?} in {text:?}"),
-            });
+            let json = |data: &str| -> Value { serde_json::from_str(data).expect("JSON") };
+            match (event.as_deref(), id, data) {
+                (Some("gap"), _, Some(data)) => self.events.push(gap(&json(&data))),
+                (None, id, Some(data)) if self.lane == Lane::SseRaw => {
+                    self.events.push(Seen::Message(number(data.as_bytes()), id));
+                }
+                (None, id, Some(data)) => {
+                    self.events.push(Seen::Message(number(text(&json(&data)["data"]).as_bytes()), id));
+                }
+                (None, Some(id), None) => self.events.push(Seen::Position(id)),
+                (Some("throttled" | "drain" | "problem"), id, Some(data)) => {
+                    self.events.extend(id.map(Seen::Position));
+                    self.events.push(Seen::Goodbye(text(&json(&data)["code"]).to_owned()));
+                }
+                other => panic!("unexpected {other:?} in {block:?}"),
+            }
         }
     }
 
@@ -296,11 +367,19 @@ impl Peer {
                     }
                     (last, gap) = (Some(*number), false);
                 }
-                Seen::Gap(_) => gap = true,
+                Seen::Gap(..) => gap = true,
                 _ => {}
             }
         }
     }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("text")
+}
+
+fn gap(fields: &Value) -> Seen {
+    Seen::Gap(text(&fields["reason"]).to_owned(), text(&fields["to"]).to_owned())
 }
 
 fn number(payload: &[u8]) -> u64 {

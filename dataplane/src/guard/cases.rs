@@ -21,7 +21,6 @@ use crate::feed::Batch;
 use crate::guard::{Case, counted};
 use crate::message::{CONTENT_TYPE, Incarnation, Outgoing, Record};
 use crate::publish::{Via, publish};
-use crate::server::Inlet;
 use crate::transport::websocket::inbound::Inbound;
 use crate::transport::websocket::protocol;
 
@@ -102,13 +101,13 @@ fn encode(name: &'static str, lane: Lane) -> Case {
 /// Records as a broker's reader brings them, into a ring that is full.
 fn intake() -> Case {
     let bed = Bed::with_shard(WINDOW, "disconnect").0;
-    let inlet = Inlet(bed.feed.clone(), 1);
     let mut next = 0;
     Case::new("intake of a record into the ring", move || {
         let mut records: Vec<Record> = (next..next + 2000).map(record).collect();
         next += 2000;
-        counted(|| inlet.push(&mut records));
-        assert_eq!(bed.feed.range(), (next as u64 - u64::from(WINDOW) + 1, next as u64 + 1));
+        counted(|| bed.inlet.push(&mut records));
+        let (first, next) = bed.feed.range();
+        assert_eq!(next - first, u64::from(WINDOW));
         2000
     })
 }
@@ -116,7 +115,6 @@ fn intake() -> Case {
 /// The newest messages, which nobody was written before.
 fn collect(name: &'static str, messages: u64) -> Case {
     let bed = Bed::with_shard(WINDOW, "disconnect").0;
-    let inlet = Inlet(bed.feed.clone(), 1);
     bed.feed.enter(Lane::WsJson);
     let mut batch = Batch::default();
     let mut next = 0;
@@ -124,7 +122,7 @@ fn collect(name: &'static str, messages: u64) -> Case {
         for _ in 0..TIMES {
             let mut records: Vec<Record> = (next..next + messages as i64).map(record).collect();
             next += messages as i64;
-            inlet.push(&mut records);
+            bed.inlet.push(&mut records);
             let from = bed.feed.range().1 - messages;
             counted(|| bed.feed.collect(Lane::WsJson, from, None, &mut batch));
             assert_eq!(batch.frames.len() as u64, messages);
@@ -137,7 +135,7 @@ fn collect(name: &'static str, messages: u64) -> Case {
 fn collect_again() -> Case {
     let bed = Bed::with_shard(WINDOW, "disconnect").0;
     bed.feed.enter(Lane::WsJson);
-    Inlet(bed.feed.clone(), 1).push(&mut (0..64).map(record).collect());
+    bed.inlet.push(&mut (0..64).map(record).collect());
     let mut batch = Batch::default();
     Case::new("collect 64 that are encoded", move || {
         let from = bed.feed.range().0;
