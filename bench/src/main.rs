@@ -21,10 +21,12 @@ mod histogram;
 mod http;
 mod load;
 mod measure;
+mod peer;
 mod publish;
 mod report;
 mod scenario;
 mod server;
+mod system;
 mod wire;
 
 /// No repeat begins that would end after this.
@@ -69,6 +71,9 @@ enum Part {
         #[command(flatten)]
         load: publish::Load,
     },
+    /// Starts every peer and checks that it delivers.
+    #[command(hide = true)]
+    Peers,
 }
 
 fn main() -> Result<()> {
@@ -79,6 +84,7 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&publish::librdkafka(brokers, topic, load)?)?);
             Ok(())
         }
+        Some(Part::Peers) => peer::check::all(),
         None => measure(&arguments),
     }
 }
