@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use sluice_config::channel::{CursorPlacement, Replay};
-use sluice_config::policy::Limits;
 use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -146,19 +144,19 @@ impl Bed {
     }
 
     /// Changes the channel as a reload does.
-    pub fn reload(&self, replay: Replay, cursor: CursorPlacement, limits: Limits) {
+    pub fn reload(&self, change: impl FnOnce(&mut State)) {
         let mut state = State::clone(&self.channel.state());
-        let subscribe = state.spec.subscribe.as_mut().expect("set above");
-        (subscribe.replay, subscribe.cursor) = (replay.clone(), cursor);
-        state.encoder.cursor = cursor;
+        change(&mut state);
+        let subscribe = state.spec.subscribe.as_ref().expect("set above");
+        state.encoder.cursor = subscribe.cursor;
         self.feed.configure(Settings {
             encoder: state.encoder.clone(),
             cursors: self.cursors.clone(),
-            replay,
-            max_message_bytes: limits.max_message_bytes(),
+            replay: subscribe.replay.clone(),
+            max_delay: subscribe.flush.max_delay.0,
+            max_message_bytes: state.policy.limits.max_message_bytes(),
             tracing: Default::default(),
         });
-        state.policy.limits = limits;
         self.channel.change(state);
         self.mailbox.send(Command::Recheck);
     }

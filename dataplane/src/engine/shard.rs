@@ -361,7 +361,10 @@ impl Shard {
         }
         if let Standing::At { seq, skip } = &mut self.clients[key].standing {
             *seq = first;
-            *skip = None;
+            // What it brought as read stays read, unless it was of another life.
+            if reason == GapReason::Recreated {
+                *skip = None;
+            }
         }
         if !(slow && closes) {
             self.tell_gap(key, None, reason, true);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sluice_config::Span;
+use sluice_config::channel::Flush;
 use tokio::io::AsyncWriteExt;
 
 use crate::channel::State;
@@ -92,6 +94,49 @@ async fn a_client_that_never_reads_is_let_go_without_its_help() {
         assert_eq!(due, written + dropped, "{slow_consumer}");
         drop(stuck);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_wait_for_each_other_no_longer_than_they_may() {
+    let mut bed = Bed::new(64, "disconnect");
+    bed.reload(|state| {
+        let subscribe = state.spec.subscribe.as_mut().expect("it has clients");
+        subscribe.flush.max_delay = Span(Duration::from_millis(50));
+    });
+    let mut peers = [bed.join(LANES[0], None, 1 << 20).await, bed.join(LANES[2], None, 1 << 20).await];
+    let mut numbers = async |bed: &Bed| {
+        bed.settle().await;
+        let mut all = Vec::new();
+        for peer in &mut peers {
+            peer.read(1 << 20).await;
+            all.push(peer.numbers().len());
+        }
+        assert_eq!(all[0], all[1]);
+        all[0]
+    };
+    assert_eq!(numbers(&bed).await, 0);
+    bed.publish(10);
+    assert_eq!(numbers(&bed).await, 1, "what follows a pause goes at once");
+    tokio::time::advance(Duration::from_millis(10)).await;
+    bed.publish(10);
+    bed.settle().await;
+    tokio::time::advance(Duration::from_millis(30)).await;
+    bed.publish(10);
+    assert_eq!(numbers(&bed).await, 1, "40 ms after the last write");
+    tokio::time::advance(Duration::from_millis(12)).await;
+    assert_eq!(numbers(&bed).await, 3, "50 ms after it");
+    for waiting in 1..=16 {
+        bed.publish(10);
+        let written = if waiting < 16 { 3 } else { 19 };
+        assert_eq!(numbers(&bed).await, written, "{waiting} wait; a quarter of the window may not");
+    }
+    bed.publish(10);
+    bed.settle().await;
+    bed.reload(|state| {
+        state.spec.subscribe.as_mut().expect("it has clients").flush = Flush::default();
+    });
+    bed.publish(10);
+    assert_eq!(numbers(&bed).await, 21, "without a delay nothing waits");
 }
 
 /// W20: ten idle minutes.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sluice_config::channel::{CursorPlacement, Replay};
+use sluice_config::channel::CursorPlacement;
 use sluice_config::policy::Limits;
 
 use crate::encode::Lane;
@@ -155,7 +155,11 @@ impl Model {
         let window = self.random.u32(40..200);
         let cursor = [CursorPlacement::PerMessage, CursorPlacement::PerWrite][self.random.usize(..2)];
         let limits = Limits { connections: Some(self.random.u32(1..50)), ..Limits::default() };
-        self.bed.reload(Replay { messages: window, ..Replay::default() }, cursor, limits);
+        self.bed.reload(|state| {
+            let subscribe = state.spec.subscribe.as_mut().expect("it has clients");
+            (subscribe.replay.messages, subscribe.cursor) = (window, cursor);
+            state.policy.limits = limits;
+        });
         self.history.reload(u64::from(window), cursor == CursorPlacement::PerMessage);
     }
 

@@ -184,17 +184,17 @@ impl Reference {
         Err(format!("the cursor {place:?} at {}, where {there:?} is, started at {:?}", self.at, self.start))
     }
 
-    /// A gap moves it to the oldest number that was held when it was told.
+    /// A gap moves it to the oldest number that was held when it was told; what it was past stays so.
     fn fall_behind(&mut self, history: &History, to: Positions) -> Result<(), String> {
-        let oldest = history.met.iter().find(|oldest| history.before(**oldest) == to);
-        match oldest {
-            Some(oldest) if *oldest > self.at => {
-                (self.start, self.is_ahead, self.at) = (to, false, *oldest);
-                (self.expired, self.fell_behind) = (false, true);
-                Ok(())
-            }
-            _ => Err(format!("a gap to {to:?} at {}, which is {oldest:?}", self.at)),
-        }
+        let place = |oldest| {
+            let there = history.before(oldest);
+            std::array::from_fn::<_, PARTITIONS, _>(|partition| there[partition].max(self.start[partition]))
+        };
+        let oldest = history.met.iter().find(|oldest| **oldest > self.at && place(**oldest) == to);
+        let Some(oldest) = oldest else { return Err(format!("a gap to {to:?} at {}", self.at)) };
+        (self.is_ahead, self.at) = (!history.before.contains(&to), *oldest);
+        (self.start, self.expired, self.fell_behind) = (to, false, true);
+        Ok(())
     }
 
     fn end(&mut self, end: End) -> Result<(), String> {
