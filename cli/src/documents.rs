@@ -1,21 +1,26 @@
 //! Documents: what files say, object by object, with the lines to tell problems by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use sluice_config::Problem;
 use sluice_crds::shape;
 use sluice_operator::read::{self, Object};
 use sluice_operator::{Kind, Objects, Refusal, Unread};
 
-use crate::yaml::{self, Content, Node, Unparsable};
+use crate::yaml::{self, Content, Cost, Node, Unparsable};
 
 /// One object as a file has it.
-pub struct Document {
+#[derive(Clone)]
+pub struct Document(Arc<Read>);
+
+/// What a document says.
+struct Read {
     file: Arc<str>,
     node: Node,
     object: Result<Object, Box<Unread>>,
@@ -59,12 +64,40 @@ impl Report {
 
 /// Reads the documents of a file. An object without a namespace belongs to `namespace`.
 pub fn parse(file: &str, text: &str, namespace: &str) -> Result<Vec<Document>, Unparsable> {
+    parse_again(file, text, namespace, &mut Known::default())
+}
+
+/// The documents of a file by place and words, and what reading them cost.
+pub type Known = HashMap<(usize, [u8; 32]), (Vec<Document>, Cost)>;
+
+/// The same for a file that was read before: what still says the same in the same place is not read
+/// again, so that a change costs what it changes. `known` is brought up to date.
+pub fn parse_again(
+    file: &str,
+    text: &str,
+    namespace: &str,
+    known: &mut Known,
+) -> Result<Vec<Document>, Unparsable> {
     let file: Arc<str> = file.into();
-    let mut documents = Vec::new();
-    for document in yaml::parse(text)? {
-        let read = |document| Document::read(Arc::clone(&file), document, namespace);
-        documents.extend(items(document).into_iter().map(read));
+    let (mut documents, mut now, mut cost) = (Vec::new(), Known::new(), Cost::default());
+    for (above, piece) in yaml::split(text)? {
+        let key = (above, Sha256::digest(piece).into());
+        let piece = match known.remove(&key) {
+            Some(before) => {
+                cost.add(before.1, above + 1)?;
+                before
+            }
+            None => {
+                let before = cost;
+                let read = |document| Document::read(Arc::clone(&file), document, namespace);
+                let parsed = yaml::parse(piece, above, &mut cost)?;
+                (parsed.into_iter().flat_map(items).map(read).collect(), cost.since(before))
+            }
+        };
+        documents.extend(piece.0.iter().cloned());
+        now.insert(key, piece);
     }
+    *known = now;
     Ok(documents)
 }
 
@@ -113,15 +146,15 @@ impl Document {
             let problems = found.iter().cloned().chain(more).collect();
             object = Err(read::unread(&value, read::guess_kind(&value), namespace, problems));
         }
-        Self { file, node, object, lines }
+        Self(Arc::new(Read { file, node, object, lines }))
     }
 
     /// The problem with the place where it stands.
     pub fn report(&self, problem: &Problem) -> Report {
-        let noted = self.lines.iter().find(|(at, _)| *at == problem.at).map(|(_, line)| *line);
+        let noted = self.0.lines.iter().find(|(at, _)| *at == problem.at).map(|(_, line)| *line);
         Report {
-            file: self.file.to_string(),
-            line: noted.unwrap_or_else(|| self.node.line_of(&problem.at)),
+            file: self.0.file.to_string(),
+            line: noted.unwrap_or_else(|| self.0.node.line_of(&problem.at)),
             at: problem.at.clone(),
             message: problem.message.clone(),
         }
@@ -129,7 +162,7 @@ impl Document {
 
     /// Kind, namespace and name of what was understood.
     fn identity(&self) -> Option<(Kind, &str, &str)> {
-        let (kind, metadata) = match self.object.as_ref().ok()? {
+        let (kind, metadata) = match self.0.object.as_ref().ok()? {
             Object::Api(api) => (Kind::StreamApi, &api.metadata),
             Object::Policy(policy) => (Kind::StreamPolicy, &policy.metadata),
             Object::Secret(secret) => (Kind::Secret, &secret.metadata),
@@ -168,7 +201,7 @@ pub fn assemble<'a>(documents: impl Iterator<Item = &'a Document>) -> Assembled 
 
 impl Assembled {
     fn take(&mut self, document: &Document) {
-        match &document.object {
+        match &document.0.object {
             Ok(Object::Api(api)) => self.objects.apis.push((**api).clone()),
             Ok(Object::Policy(policy)) => self.objects.policies.push((**policy).clone()),
             Ok(Object::Secret(secret)) => self.objects.secrets.push((**secret).clone()),
@@ -182,15 +215,15 @@ impl Assembled {
 
     fn repeat(&mut self, first: &Document, second: &Document, identity: (Kind, &str, &str)) {
         let (kind, namespace, name) = identity;
-        let place = format!("{}:{}", shape::clip_to(300, &first.file), first.node.line);
+        let place = format!("{}:{}", shape::clip_to(300, &first.0.file), first.0.node.line);
         let message = format!("{kind} `{namespace}/{name}` stands at {place} too; remove one of them");
         let problem = Problem::new("metadata.name", message);
         self.reports.push(second.report(&problem));
         // Moving a document from file to file leaves it in both for a moment.
-        if first.object == second.object || kind == Kind::StreamApi {
+        if first.0.object == second.0.object || kind == Kind::StreamApi {
             return;
         }
-        let targets = match &second.object {
+        let targets = match &second.0.object {
             Ok(Object::Policy(policy)) => Some(policy.spec.0.target_refs.clone()),
             _ => None,
         };
@@ -237,4 +270,29 @@ pub fn suspicion(bytes: Option<&[u8]>, problem: Problem) -> Option<Unread> {
         problems: vec![problem],
         targets: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_read_again() {
+        let secret = |name: &str| {
+            format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{}}\n")
+        };
+        let text = |names: [&str; 3]| names.map(secret).concat();
+        let mut known = Known::new();
+        let mut read = |text: &str| parse_again("a.yaml", text, "default", &mut known).expect("YAML");
+        let before = read(&text(["a", "b", "c"]));
+        let after = read(&text(["a", "d", "c"]));
+        let same = |index: usize| Arc::ptr_eq(&before[index].0, &after[index].0);
+        assert_eq!([same(0), same(1), same(2)], [true, false, true]);
+        assert_eq!(after[1].identity().map(|(_, _, name)| name), Some("d"));
+        let shifted = read(&format!("# one more line\n{}", text(["a", "d", "c"])));
+        let line = |document: &Document| document.report(&Problem::new("metadata.name", "")).line;
+        assert_eq!(shifted.iter().map(line).collect::<Vec<_>>(), [5, 10, 15]);
+        let twice = text(["a", "a", "a"]);
+        assert_eq!(read(&twice).iter().map(line).collect::<Vec<_>>(), [4, 9, 14]);
+    }
 }

@@ -46,26 +46,52 @@ pub struct Document {
     pub problems: Vec<(usize, Problem)>,
 }
 
-/// Parses a whole file; empty documents are left out.
-pub fn parse(text: &str) -> Result<Vec<Document>, Unparsable> {
+/// The documents of a file, each with the number of lines above it. A line that begins with `---`
+/// begins one, whatever stands before (YAML 1.2.2 §9.1.2); what ends documents in other ways stays
+/// in one piece.
+pub fn split(text: &str) -> Result<Vec<(usize, &str)>, Unparsable> {
     if text.len() > MAX_BYTES {
         let message = format!("has {} bytes; at most {MAX_BYTES} are read", text.len());
         return Err(Unparsable { line: 1, message });
     }
+    let (mut pieces, mut begun, mut above, mut at) = (Vec::new(), 0, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let breaks_within =
+            line.trim_end_matches(['\r', '\n']).contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']);
+        if line.starts_with("...") || breaks_within {
+            return Ok(vec![(0, text)]);
+        }
+        let is_marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if is_marker && at > begun {
+            pieces.push((above, &text[begun..at]));
+            (begun, above) = (at, number);
+        }
+        at += line.len();
+    }
+    pieces.push((above, &text[begun..]));
+    Ok(pieces)
+}
+
+/// Parses a piece of a file that has so many lines above it; empty documents are left out. `cost` is
+/// what the pieces before cost, and grows by this one's.
+pub fn parse(text: &str, above: usize, cost: &mut Cost) -> Result<Vec<Document>, Unparsable> {
     let mut options = granit_parser::options! {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
         disallow_directives: true,
     };
     options.set_emit_comments(false);
-    let mut builder = Builder::default();
+    let mut builder = Builder { cost: *cost, ..Builder::default() };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| Unparsable {
-            line: error.marker().line(),
+            line: above + error.marker().line(),
             message: format!("is not YAML: {}", shape::clip_to(200, &error.info())),
         })?;
-        builder.take(event, span.start.line())?;
+        builder.take(event, above + span.start.line())?;
     }
+    *cost = builder.cost;
     Ok(builder.documents)
 }
 
@@ -77,8 +103,32 @@ struct Builder {
     problems: Vec<(usize, Problem)>,
     open: Vec<Open>,
     anchors: HashMap<usize, Anchored>,
+    cost: Cost,
+}
+
+/// What a file costs to hold; bounded over all its pieces together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
     nodes: usize,
     alias_bytes: usize,
+}
+
+impl Cost {
+    /// What was added since `before`.
+    pub const fn since(self, before: Self) -> Self {
+        Self { nodes: self.nodes - before.nodes, alias_bytes: self.alias_bytes - before.alias_bytes }
+    }
+
+    /// Adds what a piece costs.
+    pub fn add(&mut self, more: Self, line: usize) -> Result<(), Unparsable> {
+        self.nodes += more.nodes;
+        self.alias_bytes += more.alias_bytes;
+        if self.nodes > MAX_NODES || self.alias_bytes > MAX_ALIAS_BYTES {
+            let message = format!("has more than {MAX_NODES} values, aliases counted out; split the file");
+            return Err(Unparsable { line, message });
+        }
+        Ok(())
+    }
 }
 
 /// A list or mapping that is being read.
@@ -111,7 +161,7 @@ impl Builder {
     fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), Unparsable> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.count(1, line)?;
+                self.cost.add(Cost { nodes: 1, alias_bytes: 0 }, line)?;
                 if self.key_is_next() {
                     return self.key(&text, style, line);
                 }
@@ -145,15 +195,6 @@ impl Builder {
             }
             _ => Ok(()),
         }
-    }
-
-    fn count(&mut self, nodes: usize, line: usize) -> Result<(), Unparsable> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES || self.alias_bytes > MAX_ALIAS_BYTES {
-            let message = format!("has more than {MAX_NODES} values, aliases counted out; split the file");
-            return Err(Unparsable { line, message });
-        }
-        Ok(())
     }
 
     fn key_is_next(&self) -> bool {
@@ -190,7 +231,7 @@ impl Builder {
         tag: Option<&Tag>,
         line: usize,
     ) -> Result<(), Unparsable> {
-        self.count(1, line)?;
+        self.cost.add(Cost { nodes: 1, alias_bytes: 0 }, line)?;
         if self.key_is_next() {
             return Err(Unparsable { line, message: "has a list or mapping as a key; write text".into() });
         }
@@ -210,8 +251,7 @@ impl Builder {
             return Err(Unparsable { line, message: "has an alias inside of what it stands for".into() });
         };
         let (node, nodes, bytes) = (Rc::clone(&anchored.node), anchored.nodes, anchored.bytes);
-        self.alias_bytes += bytes;
-        self.count(nodes, line)?;
+        self.cost.add(Cost { nodes, alias_bytes: bytes }, line)?;
         if self.key_is_next() {
             let Content::Scalar(Value::String(text)) = &node.content else {
                 return Err(Unparsable { line, message: "has a key that is not text; write text".into() });
@@ -229,8 +269,7 @@ impl Builder {
             let (mut nodes, mut bytes) = (0, 0);
             measure(&node, &mut nodes, &mut bytes);
             // The copy that is kept counts like an alias: many anchors on one tree cost too.
-            self.alias_bytes += bytes;
-            self.count(nodes, line)?;
+            self.cost.add(Cost { nodes, alias_bytes: bytes }, line)?;
             self.anchors.insert(anchor, Anchored { node: Rc::new(node.clone()), nodes, bytes });
         }
         match self.open.last_mut() {

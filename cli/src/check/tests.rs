@@ -78,7 +78,7 @@ fn good_files_have_no_problems() {
 }
 
 fn json(text: &str) -> String {
-    let documents = crate::yaml::parse(text).expect("parses");
+    let documents = crate::yaml::tests::parse(text).expect("parses");
     serde_json::to_string_pretty(&documents[0].root.value()).expect("JSON")
 }
 

@@ -20,7 +20,7 @@ use super::changes::{Change, changes};
 use super::state::State;
 use super::tls;
 use super::watch::Changed;
-use crate::documents::{self, Assembled, Document, Report};
+use crate::documents::{self, Assembled, Document, Known, Report};
 use crate::files::{self, Unreadable};
 
 /// Keeps what the files said.
@@ -43,6 +43,7 @@ pub struct Loader {
 struct FileState {
     digest: Option<[u8; 32]>,
     documents: Vec<Document>,
+    known: Known,
     /// Why it says nothing new.
     problem: Option<Report>,
     /// Whether that is because there is nothing in it.
@@ -252,9 +253,10 @@ impl FileState {
         if self.digest == Some(digest) && self.problem.is_none() {
             return false;
         }
-        match documents::parse(&name, &text, namespace) {
+        match documents::parse_again(&name, &text, namespace, &mut self.known) {
             Ok(documents) => {
-                *self = Self { digest: Some(digest), documents, ..Self::default() };
+                let known = std::mem::take(&mut self.known);
+                *self = Self { digest: Some(digest), documents, known, ..Self::default() };
                 true
             }
             Err(error) => self.keep(Report::of_file(path, error.line, error.message)),

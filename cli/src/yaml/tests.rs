@@ -20,6 +20,15 @@ pub fn cpu_time() -> Duration {
     Duration::from_nanos(nanos.expect("nanoseconds on the CPU come first"))
 }
 
+/// A whole file, piece by piece.
+pub fn parse(text: &str) -> Result<Vec<Document>, Unparsable> {
+    let (mut documents, mut cost) = (Vec::new(), Cost::default());
+    for (above, piece) in split(text)? {
+        documents.append(&mut super::parse(piece, above, &mut cost)?);
+    }
+    Ok(documents)
+}
+
 fn refused(text: &str) -> Unparsable {
     let begun = cpu_time();
     let error = parse(text).expect_err("is refused");
@@ -157,4 +166,37 @@ fn hostile_text_is_an_error_and_never_a_panic() {
     for text in ["a: 1", "\u{feff}a: 1", "a: \"\\0\"", "a: \u{202e}x", "'': 1", "\"\": {\"\": 1}"] {
         assert_eq!(parse(text).expect(text).len(), 1, "{text:?}");
     }
+}
+
+#[test]
+fn a_file_is_split_where_its_documents_begin() {
+    let pieces = |text| split(text).expect("short");
+    assert_eq!(pieces("a: 1\n"), [(0, "a: 1\n")]);
+    assert_eq!(
+        pieces("---\na: 1\n--- # b\nb: 2\n---"),
+        [(0, "---\na: 1\n"), (2, "--- # b\nb: 2\n"), (4, "---")]
+    );
+    assert_eq!(pieces("# words\r\n---\r\na: 1"), [(0, "# words\r\n"), (1, "---\r\na: 1")]);
+    for whole in ["", "a: |\n  x\n ---\n", "---a: 1\n", "a: 1\n...\n---\nb: 2\n", "a: 1\r---\nb: 2\n---\n"] {
+        assert_eq!(pieces(whole), [(0, whole)]);
+    }
+}
+
+#[test]
+fn lines_are_those_of_the_file() {
+    let in_one = |text| super::parse(text, 0, &mut Cost::default());
+    let text = "a: 1\n---\nb: 2\n---\nc: 3\nc: 4\n";
+    let lines = |documents: Vec<Document>| -> Vec<(usize, Vec<(usize, Problem)>)> {
+        documents.into_iter().map(|document| (document.root.line, document.problems)).collect()
+    };
+    assert_eq!(lines(parse(text).expect("YAML")), lines(in_one(text).expect("YAML")));
+    let unfinished = "a: 1\n---\nb: [\n";
+    assert_eq!(parse(unfinished).expect_err("no end"), in_one(unfinished).expect_err("no end"));
+}
+
+#[test]
+fn all_pieces_together_are_bounded() {
+    let piece = format!("---\n[{}]\n", "1,".repeat(MAX_NODES / 10));
+    assert!(parse(&piece.repeat(9)).is_ok());
+    assert!(refused(&piece.repeat(10)).message.contains("split the file"));
 }
