@@ -70,5 +70,5 @@ pub fn answer(gateway: &Arc<Gateway>, request: &Parts) -> Option<Response<Body>>
 
 fn apis(gateway: &Gateway) -> serde_json::Value {
     let list = gateway.catalog.load();
-    serde_json::json!({ "apis": **list })
+    serde_json::json!({ "apis": list.iter().map(|api| &**api).collect::<Vec<_>>() })
 }

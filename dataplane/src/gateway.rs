@@ -34,7 +34,7 @@ pub struct Gateway {
     /// Channels by path.
     pub routes: ArcSwap<Routes>,
     /// What the console lists.
-    pub catalog: ArcSwap<Vec<serde_json::Value>>,
+    pub catalog: ArcSwap<Vec<Arc<serde_json::Value>>>,
     /// Serves streams.
     pub engine: Arc<Engine>,
     /// Metrics.

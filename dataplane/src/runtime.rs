@@ -19,7 +19,7 @@ use crate::feed::ring::Budget;
 use crate::feed::{Feed, Settings};
 use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
-use crate::runtime::catalog::{describe, lifecycle};
+use crate::runtime::catalog::listing;
 use crate::runtime::server::{KafkaClient, RunningServer};
 use crate::server::{Status, kafka};
 use crate::telemetry::trace::{Place, Tracing};
@@ -75,6 +75,8 @@ struct Running {
     merged: bool,
     servers: BTreeMap<String, RunningServer>,
     channels: BTreeMap<String, RunningChannel>,
+    /// What the console shows of it.
+    listing: Arc<serde_json::Value>,
 }
 
 struct RunningChannel {
@@ -217,14 +219,21 @@ impl Runtime {
                 .insert(server.name.clone(), self.server(key, &server.name, &server.kind, entry, material)?);
         }
         let mut old = self.apis.remove(key);
-        let mut running =
-            Running { entry: entry.clone(), keys, merged: false, servers, channels: BTreeMap::new() };
+        let mut running = Running {
+            entry: entry.clone(),
+            keys,
+            merged: false,
+            servers,
+            channels: BTreeMap::new(),
+            listing: Arc::default(),
+        };
         for spec in &entry.api.spec.channels {
             let before = old.as_mut().and_then(|old| old.channels.remove(&spec.name));
             let before_server = old.as_ref().and_then(|old| old.server_of(&spec.name));
             let channel = self.channel(&mut running, spec, before, before_server, material);
             running.channels.insert(spec.name.clone(), channel);
         }
+        running.listing = Arc::new(listing(&running));
         self.apis.insert(key.to_owned(), running);
         if let Some(old) = &old {
             let now = &self.apis[key].servers;
@@ -250,6 +259,7 @@ impl Runtime {
             let lifecycle = entry.api.spec.lifecycle.clone();
             running.channel.change(State { policy, lifecycle, ..(*state).clone() });
         }
+        running.listing = Arc::new(listing(running));
     }
 
     /// The server as it runs: a client with the same resolved configuration is shared.
@@ -383,26 +393,15 @@ impl Runtime {
 
     fn publish_routes(&self) {
         let mut routes = Routes::new();
-        let mut catalog = Vec::new();
         for running in self.apis.values() {
-            let api = &running.entry.api;
-            let mut channels = Vec::new();
-            for spec in &api.spec.channels {
+            for spec in &running.entry.api.spec.channels {
                 let Some(channel) = running.channels.get(&spec.name) else { continue };
                 // Of two APIs on one path the first keeps it; who is first was decided before.
                 routes.entry(channel.path.clone()).or_insert_with(|| channel.channel.clone());
-                let kind = running.servers.get(&spec.server).map_or("", |server| server.kind.name());
-                channels.push(describe(spec, channel, kind));
             }
-            catalog.push(json!({
-                "namespace": api.namespace,
-                "name": api.name,
-                "description": api.spec.description,
-                "lifecycle": lifecycle(api.spec.lifecycle.state),
-                "channels": channels,
-            }));
         }
         self.gateway.routes.store(Arc::new(routes));
+        let catalog = self.apis.values().map(|running| running.listing.clone()).collect();
         self.gateway.catalog.store(Arc::new(catalog));
     }
 

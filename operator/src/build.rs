@@ -33,7 +33,7 @@ pub struct Note {
 pub fn build(references: &References<'_>, valid: Valid<'_>, last: &Config) -> Rendered {
     let mut rendered = Rendered { refused: valid.refused.clone(), ..Rendered::default() };
     for (api, spec) in &valid.apis {
-        let entry = entry(api, spec, references, &valid, &mut rendered);
+        let entry = entry(api, spec, references, &valid, last, &mut rendered);
         rendered.config.apis.insert(entry.api.key(), entry);
     }
     rendered.notes.sort();
@@ -47,6 +47,7 @@ fn entry(
     spec: &StreamApiSpec,
     references: &References<'_>,
     valid: &Valid<'_>,
+    last: &Config,
     rendered: &mut Rendered,
 ) -> Entry {
     let mut secrets = Collector { names: BTreeMap::new(), material: &mut rendered.material };
@@ -78,13 +79,14 @@ fn entry(
     }
     let material = secrets.names;
     let api_part = ConfigApi { namespace: api.namespace.into(), name: api.name.into(), spec: spec.clone() };
-    Entry {
-        generation: api.generation,
-        revision: revision(&api_part, &policies, &material),
-        api: api_part,
-        policies,
-        material,
-    }
+    // The digest of a large API costs much more than a look whether it is the same.
+    let same = last
+        .apis
+        .get(&api_part.key())
+        .filter(|last| last.api == api_part && last.policies == policies && last.material == material);
+    let revision =
+        same.map_or_else(|| revision(&api_part, &policies, &material), |last| last.revision.clone());
+    Entry { generation: api.generation, revision, api: api_part, policies, material }
 }
 
 /// Why the channel is closed, if it is.

@@ -45,7 +45,7 @@ pub fn check_api(name: &str, spec: &StreamApiSpec) -> Vec<Problem> {
     if spec.base_path.as_deref().is_some_and(|base| base == "/-" || base.starts_with("/-/")) {
         problems.push(Problem::new("spec.basePath", "/-/ is reserved; choose another path"));
     }
-    check_dots("spec.basePath".into(), spec.base_path.as_deref(), &mut problems);
+    check_dots(|| "spec.basePath".into(), spec.base_path.as_deref(), &mut problems);
     check_servers(spec, &mut problems);
     check_lifecycle(spec, &mut problems);
     check_channels(name, spec, &mut problems);
@@ -178,9 +178,10 @@ fn check_channels(name: &str, spec: &StreamApiSpec, problems: &mut Vec<Problem>)
 }
 
 /// Clients and proxies take `.` and `..` out of a path before they send it (RFC 3986 §5.2.4).
-fn check_dots(at: String, path: Option<&str>, problems: &mut Vec<Problem>) {
+fn check_dots(at: impl FnOnce() -> String, path: Option<&str>, problems: &mut Vec<Problem>) {
     if path.is_some_and(|path| path.split('/').any(|segment| segment == "." || segment == "..")) {
-        problems.push(Problem::new(at, "a path with `.` or `..` in it is never asked for; write it without"));
+        problems
+            .push(Problem::new(at(), "a path with `.` or `..` in it is never asked for; write it without"));
     }
 }
 
@@ -196,7 +197,7 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
         )),
         Some(server) => check_address(at, &server.kind, channel, problems),
     }
-    check_dots(format!("{at}.path"), channel.path.as_deref(), problems);
+    check_dots(|| format!("{at}.path"), channel.path.as_deref(), problems);
     if channel.subscribe.is_none() && channel.publish.is_none() {
         problems.push(Problem::new(at, "does nothing; add `subscribe`, `publish` or both"));
     }
@@ -213,25 +214,15 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
             ));
         }
         if let Some(websocket) = &transports.websocket {
-            check_span(
-                format!("{at}.transports.websocket.pingInterval"),
-                websocket.ping_interval,
-                1,
-                3600,
-                problems,
-            );
+            let at = || format!("{at}.transports.websocket.pingInterval");
+            check_span(at, websocket.ping_interval, 1, 3600, problems);
         }
         if let Some(sse) = &transports.sse {
-            check_span(
-                format!("{at}.transports.sse.heartbeatInterval"),
-                sse.heartbeat_interval,
-                1,
-                3600,
-                problems,
-            );
+            let at = || format!("{at}.transports.sse.heartbeatInterval");
+            check_span(at, sse.heartbeat_interval, 1, 3600, problems);
         }
-        check_span(format!("{at}.replay.age"), subscribe.replay.age, 1, 86_400, problems);
-        check_span(format!("{at}.timeout"), subscribe.timeout, 1, 60, problems);
+        check_span(|| format!("{at}.replay.age"), subscribe.replay.age, 1, 86_400, problems);
+        check_span(|| format!("{at}.timeout"), subscribe.timeout, 1, 60, problems);
         if subscribe.flush.max_delay > Flush::MAX_DELAY {
             let message = format!("must be at most {}", Flush::MAX_DELAY);
             problems.push(Problem::new(format!("{at}.flush.maxDelay"), message));
@@ -243,7 +234,7 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
             problems
                 .push(Problem::new(format!("{at}.transports"), "add `http: {}`, `websocket: {}` or both"));
         }
-        check_span(format!("{at}.timeout"), publish.timeout, 1, 300, problems);
+        check_span(|| format!("{at}.timeout"), publish.timeout, 1, 300, problems);
     }
 }
 
@@ -278,10 +269,10 @@ const fn is_topic_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-fn check_span(at: String, span: Span, min: u64, max: u64, problems: &mut Vec<Problem>) {
+fn check_span(at: impl FnOnce() -> String, span: Span, min: u64, max: u64, problems: &mut Vec<Problem>) {
     if span < Span::seconds(min) || span > Span::seconds(max) {
         problems.push(Problem::new(
-            at,
+            at(),
             format!("must be between {} and {}", Span::seconds(min), Span::seconds(max)),
         ));
     }
