@@ -88,7 +88,7 @@ impl Stopwatch {
     fn look(&mut self) -> Result<Option<Published>> {
         let elapsed = self.begun.elapsed();
         if self.before.is_none() && elapsed.as_secs() >= self.load.warm {
-            self.before = Some((Instant::now(), cpu_micros(self.pid)?, self.acknowledged));
+            self.before = Some((Instant::now(), cpu_micros(&[self.pid])?, self.acknowledged));
         }
         let Some((begun, cpu, acknowledged)) = self.before else { return Ok(None) };
         if elapsed.as_secs() < self.load.warm + self.load.seconds {
@@ -98,7 +98,7 @@ impl Stopwatch {
         ensure!(messages > 0.0, "nothing was acknowledged");
         Ok(Some(Published {
             per_second: messages / begun.elapsed().as_secs_f64(),
-            cpu_micros: (cpu_micros(self.pid)? - cpu) as f64 / messages,
+            cpu_micros: (cpu_micros(&[self.pid])? - cpu) as f64 / messages,
             p50_ms: self.latency.quantile_ms(0.5),
             p99_ms: self.latency.quantile_ms(0.99),
             acknowledged: self.acknowledged,
