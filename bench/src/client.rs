@@ -39,6 +39,9 @@ pub struct Client {
     pub next: u64,
 }
 
+/// The sequence that somebody waits for who may come at any time.
+const ANY: u64 = u64::MAX;
+
 #[derive(Debug)]
 enum Socket {
     Plain(TcpStream),
@@ -55,10 +58,15 @@ pub enum Seen {
 }
 
 impl Client {
-    /// Connects and asks for the stream.
+    /// Connects and asks for the stream from its beginning.
     pub fn connect(to: &Subscription, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", to.port)).context("cannot connect")?;
         stream.set_nodelay(true)?;
+        Self::over(stream, to, tls)
+    }
+
+    /// The same over a connection.
+    pub fn over(stream: TcpStream, to: &Subscription, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
         let mut socket = match tls {
             None => Socket::Plain(stream),
             Some(config) => {
@@ -72,9 +80,13 @@ impl Client {
         Ok(Self { socket, decoder: Decoder::new(to.wire), next: 0 })
     }
 
-    /// Reads what is there and says how many bytes that were. `hello` is sent once the stream is
-    /// open.
-    pub fn read(&mut self, buffer: &mut [u8], hello: &[u8], sink: &mut impl FnMut(Seen)) -> Result<usize> {
+    /// It may come late: any message can be its first.
+    pub fn late(self) -> Self {
+        Self { next: ANY, ..self }
+    }
+
+    /// Reads what is there and says how many bytes that were.
+    pub fn read(&mut self, buffer: &mut [u8], sink: &mut impl FnMut(Seen)) -> Result<usize> {
         let Self { socket, decoder, next } = self;
         let length = match socket.read(buffer) {
             Ok(0) => bail!("the server closed a connection"),
@@ -84,18 +96,14 @@ impl Client {
         };
         let mut wrong = None;
         decoder.take(&buffer[..length], &mut |event| match event {
-            Event::Open => {
-                // A few bytes fit an idle socket's buffer.
-                drop(socket.write_all(hello));
-                sink(Seen::Open);
-            }
-            // A pong of at most 125 bytes fits it, too; the mask is zeros.
+            Event::Open => sink(Seen::Open),
+            // A pong of at most 125 bytes fits an idle socket's buffer; the mask is zeros.
             Event::Ping(text) => {
                 drop(socket.write_all(&[&[0x8a, 0x80 | text.len() as u8, 0, 0, 0, 0], text].concat()))
             }
             Event::Message(payload) => match stamp(payload) {
-                Some((sent, sequence)) if sequence == *next => {
-                    *next += 1;
+                Some((sent, sequence)) if sequence == *next || *next == ANY => {
+                    *next = sequence + 1;
                     sink(Seen::Message(sent));
                 }
                 found => wrong = wrong.or(Some((found, *next))),

@@ -16,7 +16,7 @@ use crate::http::{parse, request};
 use crate::client::payload;
 use crate::load::Window;
 use crate::measure::now_nanos;
-use crate::publish::settings;
+use crate::librdkafka::settings;
 use crate::system::Publication;
 
 /// How long an answer, or the last messages, may take.

@@ -16,8 +16,6 @@ use crate::system::{Subscription, System};
 const OPENING: usize = 64;
 /// How long anything may go without progress.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What is said once a stream is open takes effect within this time.
-const HELLO: Duration = Duration::from_millis(300);
 /// Bytes read at once, for all clients.
 const BUFFER: usize = 64 * 1024;
 
@@ -68,7 +66,6 @@ pub struct Received {
 pub struct Clients {
     epoll: Epoll,
     clients: Vec<Client>,
-    hello: Vec<u8>,
     buffer: Vec<u8>,
     open: usize,
 }
@@ -89,7 +86,6 @@ impl Clients {
         let mut all = Self {
             epoll: Epoll::new()?,
             clients: Vec::with_capacity(count),
-            hello: to.hello.clone(),
             buffer: vec![0; BUFFER],
             open: 0,
         };
@@ -102,12 +98,6 @@ impl Clients {
             let begun = Instant::now();
             while all.open < all.clients.len() {
                 ensure!(begun.elapsed() < PATIENCE, "{} clients opened, then no more", all.open);
-                all.look(u64::MAX, &mut Tally::default())?;
-            }
-        }
-        if !all.hello.is_empty() {
-            let begun = Instant::now();
-            while begun.elapsed() < HELLO {
                 all.look(u64::MAX, &mut Tally::default())?;
             }
         }
@@ -172,7 +162,7 @@ impl Clients {
             let latency = &mut tally.latency;
             let client = &mut self.clients[name];
             let before = client.next;
-            tally.bytes += client.read(&mut self.buffer, &self.hello, &mut |seen| match seen {
+            tally.bytes += client.read(&mut self.buffer, &mut |seen| match seen {
                 Seen::Open => *open += 1,
                 Seen::Message(sent) => {
                     latest = Some(sent);
@@ -210,8 +200,8 @@ mod tests {
         }
 
         fn subscription(&self) -> Subscription {
-            let (wire, hello) = (Wire::WebSocket, Vec::new());
-            Subscription { port: self.0, wire, request: wire.request("/"), hello }
+            let wire = Wire::WebSocket;
+            Subscription { port: self.0, wire, request: wire.request("/") }
         }
 
         fn publication(&self) -> Publication {

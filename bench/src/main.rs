@@ -11,13 +11,17 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::entrant::Stage;
-use crate::measure::{LOAD_CPU, Machine, now_nanos, pin};
+use crate::measure::{LOAD_CPU, Machine, pin};
 use crate::report::Report;
 use crate::run::Run;
 use crate::scenario::{SCENARIOS, Scale, Scenario};
 
+mod aims;
+mod broker;
 mod change;
 mod client;
+mod crowd;
+mod disturbed;
 mod entrant;
 mod epoll;
 mod fanout;
@@ -25,11 +29,14 @@ mod feed;
 mod floor;
 mod histogram;
 mod http;
+mod idle;
+mod librdkafka;
 mod load;
 mod measure;
 mod publish;
 mod report;
 mod run;
+mod saturation;
 mod scenario;
 mod server;
 mod system;
@@ -83,7 +90,7 @@ fn main() -> Result<()> {
     match &arguments.part {
         Some(Part::Floor(options)) => floor::run(options),
         Some(Part::Produce { brokers, topic, load }) => {
-            println!("{}", serde_json::to_string(&publish::librdkafka(brokers, topic, load)?)?);
+            println!("{}", serde_json::to_string(&librdkafka::publish(brokers, topic, load)?)?);
             Ok(())
         }
         None => measure(&arguments),
@@ -94,13 +101,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let scenarios = chosen(&arguments.scenarios)?;
     pin(LOAD_CPU);
     let (begun, machine, stage) = (Instant::now(), Machine::here(), Stage::new()?);
-    let report = Report {
-        machine,
-        versions: versions(&stage)?,
-        command: command(),
-        started: now_nanos() / 1_000_000_000,
-        tables: Vec::new(),
-    };
+    let report = Report::new(machine, versions(&stage)?, command());
     let scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
     let mut run = Run { stage: &stage, scale, report };
     let bound = Duration::from_secs(arguments.minutes * 60);
@@ -117,6 +118,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             eprintln!("repeat {repeat} of {}: {:.1} s", scenario.name, took.as_secs_f64());
         }
     }
+    run.report.aims = aims::judge(&run.report);
     finish(arguments, &run.report)
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::measure::Machine;
+use crate::aims::{self, Verdict};
+use crate::measure::{Machine, now_nanos};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
@@ -34,6 +35,12 @@ pub const P999: Measure = "p99.9 ms";
 pub const DELIVERIES: Measure = "deliveries";
 /// The most memory the system's processes had resident.
 pub const PEAK: Measure = "peak MiB";
+/// Messages per second to every client.
+pub const RATE: Measure = "messages/s";
+/// Memory that an idle client adds.
+pub const IDLE: Measure = "KiB per client";
+/// CPU time of the system's processes per published message.
+pub const EACH: Measure = "CPU µs each";
 /// Bytes on the wire per delivery. Not shown.
 pub const FRAME: Measure = "frame bytes";
 /// How much of a core the load generator used. Not shown.
@@ -122,9 +129,17 @@ pub struct Report {
     pub started: u64,
     /// In the order of the first repeat.
     pub tables: Vec<Table>,
+    /// What is aimed at, judged when all is measured.
+    pub aims: Vec<Verdict>,
 }
 
 impl Report {
+    /// Nothing is measured yet.
+    pub fn new(machine: Machine, versions: Vec<String>, command: String) -> Self {
+        let started = now_nanos() / 1_000_000_000;
+        Self { machine, versions, command, started, tables: Vec::new(), aims: Vec::new() }
+    }
+
     /// Adds what a run of `system` gave, or why it gave nothing.
     pub fn add(&mut self, table: (&str, &str), system: &str, outcome: Result<Values>) {
         let (name, title) = table;
@@ -172,6 +187,7 @@ impl Report {
             self.versions.join(", "),
             self.command
         );
+        aims::markdown(&self.aims, &mut text);
         self.tables.iter().for_each(|table| table.markdown(&mut text));
         text
     }
@@ -250,13 +266,7 @@ mod tests {
         let page = std::env::temp_dir().join(format!("sluice-bench-page-{}", std::process::id()));
         std::fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n"))
             .expect("a file can be written");
-        let mut report = Report {
-            machine: Machine::here(),
-            versions: vec!["sluice 1".into()],
-            command: "make bench".into(),
-            started: 0,
-            tables: Vec::new(),
-        };
+        let mut report = Report::new(Machine::here(), vec!["sluice 1".into()], "make bench".into());
         for (floor, ours) in [(1.0, 2.0), (1.5, 4.0)] {
             report.add(("a", "a thing"), "floor", Ok(vec![(CPU, floor), (FRAME, 7.0)]));
             report.add(("a", "a thing"), "Sluice", Ok(vec![(CPU, ours), (P99, 9.0)]));

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::entrant::Stage;
+use crate::broker::Publisher;
+use crate::entrant::{Entrant, Stage};
 use crate::report::{Report, Values};
-use crate::scenario::{Scale, Scenario, Work};
-use crate::{change, fanout};
+use crate::scenario::{Scale, Scenario, Work, thousands};
+use crate::{broker, change, disturbed, fanout, idle, saturation};
 
 /// Where results go.
 pub struct Run<'a> {
@@ -33,7 +34,78 @@ impl Run<'_> {
                     }
                 }
             }
+            Work::Saturation(clients) => {
+                let title = format!(
+                    "Highest rate, {} WebSocket clients, 200 B: ≥ 99 % delivered, p99 ≤ 100 ms",
+                    self.people(*clients)
+                );
+                self.everybody(("c", &title), &[Entrant::SluiceFlush], |stage, scale, entrant| {
+                    saturation::run(stage, scale, entrant, *clients)
+                });
+            }
+            Work::Idle(clients) => {
+                let title = format!("{} idle WebSocket clients", self.people(*clients));
+                self.everybody(("f", &title), &[], |stage, scale, entrant| {
+                    idle::run(stage, scale, entrant, *clients)
+                });
+            }
+            Work::Storm(clients) => {
+                let title = format!(
+                    "{} WebSocket clients, 200 B at 100/s, while ten times as many come in 10 s",
+                    self.people(*clients)
+                );
+                self.everybody(("g", &title), &[], |stage, scale, entrant| {
+                    disturbed::storm(stage, scale, entrant, *clients)
+                });
+            }
+            Work::Slow(clients) => {
+                let title = format!(
+                    "{} WebSocket clients, 1 KiB at 100/s, of which one in ten reads 1 kB/s: the rest",
+                    self.people(*clients)
+                );
+                self.everybody(("h", &title), &[], |stage, scale, entrant| {
+                    disturbed::slow(stage, scale, entrant, *clients)
+                });
+            }
+            Work::Publish => self.publish(),
+            Work::Change(counts) => {
+                for count in *counts {
+                    let title = format!("File change → served, {} channels", thousands(*count));
+                    self.turn((&format!("j-{count}"), &title), "Sluice", |stage, scale| {
+                        change::change(stage, scale, *count)
+                    });
+                }
+            }
             Work::Start => self.turn(("start", "One process"), "Sluice", change::start),
+        }
+    }
+
+    fn people(&self, clients: usize) -> String {
+        thousands(self.scale.clients(clients))
+    }
+
+    fn everybody(
+        &mut self,
+        table: (&str, &str),
+        also: &[Entrant],
+        work: impl Fn(&Stage, &Scale, Entrant) -> Result<Values>,
+    ) {
+        for entrant in Entrant::all(false).into_iter().chain(also.iter().copied()) {
+            self.turn(table, &entrant.name(), |stage, scale| work(stage, scale, entrant));
+        }
+    }
+
+    fn publish(&mut self) {
+        let title = "POST → Kafka acknowledged, 64 connections, 1 KiB";
+        for publisher in Publisher::ALL {
+            self.turn(("i", title), publisher.name(), |stage, scale| publisher.run(stage, scale, None));
+        }
+        let Some(half) = broker::half(&self.report, "i") else { return };
+        let title = "The same, at half of the rate that the weaker of them reached";
+        for publisher in Publisher::ALL {
+            self.turn(("i-half", title), publisher.name(), |stage, scale| {
+                publisher.run(stage, scale, Some(half))
+            });
         }
     }
 

@@ -21,6 +21,18 @@ pub struct Scenario {
 pub enum Work {
     /// A message goes to everybody, at a fixed rate.
     Fanouts(&'static [Fanout]),
+    /// The highest rate that so many clients are kept up with.
+    Saturation(usize),
+    /// Memory of so many clients that only stay.
+    Idle(usize),
+    /// Newcomers while so many clients are served.
+    Storm(usize),
+    /// So many clients, some of which hardly read.
+    Slow(usize),
+    /// HTTP to Kafka.
+    Publish,
+    /// A changed file with so many channels.
+    Change(&'static [usize]),
     /// Start of a process, and what it occupies.
     Start,
 }
@@ -45,7 +57,7 @@ pub struct Fanout {
 }
 
 /// Bytes of a usual message.
-const BYTES: usize = 200;
+pub const BYTES: usize = 200;
 /// Variants of Sluice that are measured where everybody is.
 const VARIANTS: &[Entrant] = &[Entrant::SluiceFlush, Entrant::SluiceKafka];
 
@@ -64,6 +76,7 @@ pub const SCENARIOS: &[Scenario] = &[
         ]),
     },
     Scenario { name: "b", repeats: 2, work: Work::Fanouts(&[fanout("b", 10_000, 10)]) },
+    Scenario { name: "c", repeats: 2, work: Work::Saturation(1000) },
     Scenario {
         name: "d",
         repeats: 5,
@@ -77,6 +90,11 @@ pub const SCENARIOS: &[Scenario] = &[
         repeats: 3,
         work: Work::Fanouts(&[Fanout { bytes: 16 * 1024, ..fanout("e", 100, 50) }]),
     },
+    Scenario { name: "f", repeats: 2, work: Work::Idle(10_000) },
+    Scenario { name: "g", repeats: 2, work: Work::Storm(1000) },
+    Scenario { name: "h", repeats: 3, work: Work::Slow(1000) },
+    Scenario { name: "i", repeats: 5, work: Work::Publish },
+    Scenario { name: "j", repeats: 5, work: Work::Change(&[1, 100, 1000]) },
     Scenario {
         name: "l",
         repeats: 3,
