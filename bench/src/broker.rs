@@ -1,13 +1,15 @@
 //! POST → Kafka, acknowledged: as fast as 64 connections can, and at half of what the weaker system
 //! reaches.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sluice_tests::Cluster;
-use std::time::Duration;
 
 use crate::entrant::Stage;
 use crate::measure::on_server_cpu;
+use crate::peer::{Bento, Kind};
 use crate::publish::{self, Load, Published, REQUESTS};
 use crate::report::{Report, Values};
 use crate::scenario::Scale;
@@ -27,18 +29,21 @@ const BYTES: usize = 1024;
 pub enum Publisher {
     /// Sluice.
     Sluice,
+    /// Bento.
+    Bento,
     /// librdkafka alone.
     Librdkafka,
 }
 
 impl Publisher {
-    /// Everybody, in the order of tables. Peers are listed here.
-    pub const ALL: &[Self] = &[Self::Sluice, Self::Librdkafka];
+    /// Everybody, in the order of tables.
+    pub const ALL: &[Self] = &[Self::Sluice, Self::Bento, Self::Librdkafka];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sluice => "Sluice",
+            Self::Bento => Kind::Bento.name(),
             Self::Librdkafka => "librdkafka alone",
         }
     }
@@ -52,6 +57,10 @@ impl Publisher {
             Self::Sluice => {
                 let server = Server::start(&stage.binary, &stage.kafka(&topic), Wire::Sse)?;
                 publish::http(server.pids()?, &server.publication(), &load)?
+            }
+            Self::Bento => {
+                let bento = Bento::start(&stage.cluster().bootstrap(), &topic)?;
+                publish::http(bento.pids()?, &bento.publication(), &load)?
             }
             Self::Librdkafka => return Ok(alone(stage.cluster(), &topic, &load)?.values()),
         };

@@ -21,6 +21,8 @@ use crate::wire::{Decoder, Event, Wire};
 /// How long anything may go without progress.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Between two questions, so that answering them is not what is measured.
+const LOOK: Duration = Duration::from_micros(200);
 /// Channels of one API, of which there are at most 256.
 const CHANNELS_OF_AN_API: usize = 100;
 
@@ -61,6 +63,7 @@ pub fn change(stage: &Stage, scale: &Scale, count: usize) -> Result<Values> {
         // What is there answers 406: it has no JSON to poll.
         while client.get(&path)?.0 == 404 {
             ensure!(begun.elapsed() < PATIENCE, "{path} is not served after {PATIENCE:?}");
+            std::thread::sleep(LOOK);
         }
         served.record(begun.elapsed().as_micros() as u64);
     }

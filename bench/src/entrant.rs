@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sluice_tests::documents::Channel;
 use sluice_tests::kafka::Listener;
@@ -12,6 +12,7 @@ use sluice_tests::{Api, Cluster, Documents, certs};
 use tokio::runtime::Runtime;
 
 use crate::floor::Floor;
+use crate::peer::Kind;
 use crate::server::{self, Server};
 use crate::system::System;
 use crate::wire::Wire;
@@ -32,6 +33,8 @@ pub enum Entrant {
     SluiceKafka,
     /// Sluice with TLS towards its clients.
     SluiceTls,
+    /// Somebody else's server.
+    Peer(Kind),
 }
 
 /// How messages get into a system.
@@ -89,10 +92,10 @@ impl Stage {
 }
 
 impl Entrant {
-    /// Everybody who can serve `sse` or WebSocket clients, in the order of tables. Peers are
-    /// listed here.
-    pub fn all(_sse: bool) -> Vec<Self> {
-        vec![Self::Floor, Self::Sluice]
+    /// Everybody who can serve `sse` or WebSocket clients, in the order of tables.
+    pub fn all(sse: bool) -> Vec<Self> {
+        let peers = Kind::ALL.into_iter().filter(|kind| wire(*kind, sse).is_some()).map(Self::Peer);
+        [Self::Floor, Self::Sluice].into_iter().chain(peers).collect()
     }
 
     /// Its name in tables.
@@ -103,24 +106,25 @@ impl Entrant {
             Self::SluiceFlush => format!("Sluice, maxDelay {MAX_DELAY}"),
             Self::SluiceKafka => "Sluice, fed by Kafka".into(),
             Self::SluiceTls => "Sluice, TLS".into(),
+            Self::Peer(kind) => kind.name().into(),
         }
     }
 
     /// Starts it.
     pub fn start(self, stage: &Stage, sse: bool) -> Result<Started> {
-        let wire = if sse { Wire::Sse } else { Wire::WebSocket };
+        let ours = if sse { Wire::Sse } else { Wire::WebSocket };
         let mut inlet = Inlet::Http;
-        let ours = |documents: &Documents| Server::start(&stage.binary, documents, wire);
+        let sluice = |documents: &Documents| Server::start(&stage.binary, documents, ours);
         let system: Box<dyn System> = match self {
-            Self::Floor => Box::new(Floor::start(wire)?),
-            Self::Sluice => Box::new(ours(&memory(channel("messages", "messages")))?),
+            Self::Floor => Box::new(Floor::start(ours)?),
+            Self::Sluice => Box::new(sluice(&memory(channel("messages", "messages")))?),
             Self::SluiceFlush => {
                 let waits = channel("messages", "messages");
-                Box::new(ours(&memory(waits.set("/subscribe/flush", json!({"maxDelay": MAX_DELAY}))))?)
+                Box::new(sluice(&memory(waits.set("/subscribe/flush", json!({"maxDelay": MAX_DELAY}))))?)
             }
             Self::SluiceKafka => {
                 let topic = stage.topic("fanout");
-                let server = ours(&stage.kafka(&topic))?;
+                let server = sluice(&stage.kafka(&topic))?;
                 inlet = Inlet::Kafka { brokers: stage.cluster().bootstrap(), topic };
                 Box::new(server)
             }
@@ -128,11 +132,17 @@ impl Entrant {
                 let identity = &certs::bundle().server;
                 let documents = memory(channel("messages", "messages"));
                 let documents = documents.tls_secret("edge", &identity.certificate, &identity.key);
-                Box::new(Server::with_tls(&stage.binary, &documents, wire, "default/edge")?)
+                Box::new(Server::with_tls(&stage.binary, &documents, ours, "default/edge")?)
             }
+            Self::Peer(kind) => Box::new(kind.start(wire(kind, sse).context("it has no such clients")?)?),
         };
         Ok(Started { system, inlet })
     }
+}
+
+/// How a peer serves such clients, if it does.
+fn wire(kind: Kind, sse: bool) -> Option<Wire> {
+    kind.wires().iter().copied().find(|wire| (*wire == Wire::Sse) == sse)
 }
 
 /// An API with one channel in memory.

@@ -232,7 +232,7 @@ impl System for Floor {
     }
 
     fn subscription(&self) -> Subscription {
-        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/") }
+        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/"), hello: Vec::new() }
     }
 
     fn publication(&self) -> Publication {

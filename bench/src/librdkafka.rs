@@ -14,6 +14,9 @@ use crate::publish::{Load, Published, Stopwatch};
 /// Between two looks at the time, if nothing is due.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How long the first message may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Settings of a producer that promises what Sluice promises.
 pub fn settings(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -27,7 +30,7 @@ pub fn settings(brokers: &str) -> ClientConfig {
 struct Deliveries {
     topic: String,
     payload: Vec<u8>,
-    chained: bool,
+    chained: AtomicBool,
     watch: Mutex<Stopwatch>,
     failed: AtomicBool,
     producer: OnceLock<Weak<ThreadedProducer<Self>>>,
@@ -40,7 +43,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, meant: Self::DeliveryOpaque) {
         self.watch.lock().expect("not poisoned").acknowledged(*meant);
-        if result.is_err() || (self.chained && self.send(Instant::now()).is_err()) {
+        if result.is_err() || (self.chained.load(Ordering::Relaxed) && self.send(Instant::now()).is_err()) {
             self.failed.store(true, Ordering::Relaxed);
         }
     }
@@ -61,7 +64,7 @@ pub fn publish(brokers: &str, topic: &str, load: &Load) -> Result<Published> {
     let context = Deliveries {
         topic: topic.to_owned(),
         payload: vec![b'x'; load.bytes],
-        chained: load.rate.is_none(),
+        chained: AtomicBool::new(false),
         watch: Mutex::new(Stopwatch::new(load, vec![std::process::id()])),
         failed: AtomicBool::new(false),
         producer: OnceLock::new(),
@@ -69,6 +72,11 @@ pub fn publish(brokers: &str, topic: &str, load: &Load) -> Result<Published> {
     let producer = Arc::new(settings(brokers).create_with_context::<_, ThreadedProducer<_>>(context)?);
     let context = producer.context();
     context.producer.get_or_init(|| Arc::downgrade(&producer));
+    // What is done once, at the first message, is not what is measured.
+    context.send(Instant::now())?;
+    producer.flush(PATIENCE)?;
+    *context.watch.lock().expect("not poisoned") = Stopwatch::new(load, vec![std::process::id()]);
+    context.chained.store(load.rate.is_none(), Ordering::Relaxed);
     let (begun, mut sent) = (Instant::now(), 0);
     if load.rate.is_none() {
         (0..load.in_flight).try_for_each(|_| context.send(Instant::now()))?;

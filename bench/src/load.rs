@@ -201,7 +201,7 @@ mod tests {
 
         fn subscription(&self) -> Subscription {
             let wire = Wire::WebSocket;
-            Subscription { port: self.0, wire, request: wire.request("/") }
+            Subscription { port: self.0, wire, request: wire.request("/"), hello: Vec::new() }
         }
 
         fn publication(&self) -> Publication {

@@ -33,6 +33,7 @@ mod idle;
 mod librdkafka;
 mod load;
 mod measure;
+mod peer;
 mod publish;
 mod report;
 mod run;
@@ -83,6 +84,9 @@ enum Part {
         #[command(flatten)]
         load: publish::Load,
     },
+    /// Starts every peer and checks that it delivers.
+    #[command(hide = true)]
+    Peers,
 }
 
 fn main() -> Result<()> {
@@ -93,6 +97,7 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&librdkafka::publish(brokers, topic, load)?)?);
             Ok(())
         }
+        Some(Part::Peers) => peer::check::all(),
         None => measure(&arguments),
     }
 }

@@ -112,7 +112,7 @@ impl System for Server {
 
     fn subscription(&self) -> Subscription {
         let request = self.wire.request(PATH);
-        Subscription { port: self.subscribe, wire: self.wire, request }
+        Subscription { port: self.subscribe, wire: self.wire, request, hello: Vec::new() }
     }
 
     fn publication(&self) -> Publication {

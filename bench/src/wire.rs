@@ -1,9 +1,15 @@
-//! What a subscribing client reads: WebSocket frames or SSE blocks, in whatever pieces they come.
+//! What a subscribing client reads: WebSocket frames, SSE blocks or Centrifuge's replies in frames, in
+//! whatever pieces they come.
 
 use anyhow::{Result, bail, ensure};
 
 /// Head of a request or answer that is not whole within this many bytes is not one.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// What a client of Centrifuge sends first: a text frame, whose mask is zeros.
+const CONNECT: &[u8] = b"\x81\x95\0\0\0\0{\"id\":1,\"connect\":{}}";
+/// What it answers to a ping, which is the same text.
+const PONG: &[u8] = b"\x81\x82\0\0\0\0{}";
 
 /// How messages come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +18,8 @@ pub enum Wire {
     WebSocket,
     /// Server-sent events.
     Sse,
+    /// Centrifuge's JSON protocol in WebSocket frames: payloads are JSON strings in envelopes.
+    Centrifuge,
 }
 
 impl Wire {
@@ -20,13 +28,14 @@ impl Wire {
         match self {
             Self::WebSocket => "WebSocket",
             Self::Sse => "SSE",
+            Self::Centrifuge => "WebSocket, Centrifuge's JSON",
         }
     }
 
     /// The request that opens a stream at `path`.
     pub fn request(self, path: &str) -> String {
         let accept = match self {
-            Self::WebSocket => {
+            Self::WebSocket | Self::Centrifuge => {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: c2x1aWNlIGJlbmNobWFyaw==\r\n"
             }
@@ -39,12 +48,12 @@ impl Wire {
 /// Something a client read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The stream is open.
+    /// The stream is open and the client subscribed.
     Open,
     /// A message's payload.
     Message(&'a [u8]),
-    /// The server asks whether we live.
-    Ping(&'a [u8]),
+    /// The client must send these bytes: a first command, or a pong.
+    Answer(&'a [u8]),
 }
 
 /// One client's place in its stream. Holds no buffer between whole frames.
@@ -89,13 +98,13 @@ impl Decoder {
                 return Ok(());
             };
             let head = String::from_utf8_lossy(&self.rest[..end]).to_ascii_lowercase();
-            let wanted = if self.wire == Wire::WebSocket { "http/1.1 101" } else { "http/1.1 200" };
+            let wanted = if self.wire == Wire::Sse { "http/1.1 200" } else { "http/1.1 101" };
             ensure!(head.starts_with(wanted), "refused: {}", head.lines().next().unwrap_or_default());
             let chunked = self.wire == Wire::Sse && head.contains("transfer-encoding: chunked");
             self.stage = if chunked { Stage::Chunked(Chunk::Size(0)) } else { Stage::Plain };
             self.rest = Vec::new();
             input = &input[end + 4 - held..];
-            sink(Event::Open);
+            sink(if self.wire == Wire::Centrifuge { Event::Answer(CONNECT) } else { Event::Open });
         }
         let Stage::Chunked(mut chunk) = self.stage else { return self.plain(input, sink) };
         while let Some(&first) = input.first() {
@@ -127,6 +136,7 @@ impl Decoder {
         let whole = match self.wire {
             Wire::WebSocket => frames,
             Wire::Sse => blocks,
+            Wire::Centrifuge => replies,
         };
         if self.rest.is_empty() {
             let used = whole(input, sink)?;
@@ -161,7 +171,8 @@ fn frames<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
         let Some(payload) = rest.get(start..start + length) else { return Ok(at) };
         match rest[0] {
             0x81 | 0x82 => sink(Event::Message(payload)),
-            0x89 => sink(Event::Ping(payload)),
+            // A ping has at most 125 bytes; the mask of the pong is zeros.
+            0x89 => sink(Event::Answer(&[&[0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat())),
             0x88 => {
                 bail!("the server closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default()))
             }
@@ -169,6 +180,40 @@ fn frames<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
         }
         at += start + length;
     }
+}
+
+/// The same for frames of Centrifuge's, each of which may hold several lines.
+fn replies<F: FnMut(Event<'_>)>(input: &[u8], sink: &mut F) -> Result<usize> {
+    let mut outcome = Ok(());
+    let used = frames(input, &mut |event| match event {
+        Event::Message(lines) => {
+            for line in lines.split(|&byte| byte == b'\n') {
+                if outcome.is_ok() {
+                    outcome = reply(line, sink);
+                }
+            }
+        }
+        other => sink(other),
+    })?;
+    outcome.map(|()| used)
+}
+
+/// One of Centrifuge's replies. What is published is text that needs no escapes.
+fn reply<F: FnMut(Event<'_>)>(line: &[u8], sink: &mut F) -> Result<()> {
+    const DATA: &[u8] = b"\"data\":\"";
+    if line == b"{}" {
+        sink(Event::Answer(PONG));
+    } else if line.starts_with(b"{\"push\":")
+        && let Some(start) = find(line, DATA).map(|at| at + DATA.len())
+        && let Some(length) = line[start..].iter().position(|&byte| byte == b'"')
+    {
+        sink(Event::Message(&line[start..start + length]));
+    } else if line.starts_with(b"{\"id\":1,\"connect\":") {
+        sink(Event::Open);
+    } else {
+        bail!("the server told: {}", String::from_utf8_lossy(line));
+    }
+    Ok(())
 }
 
 /// The same for SSE blocks; the payload is what the first `data` line says.
@@ -203,7 +248,7 @@ mod tests {
                     seen.push(match event {
                         Event::Open => "open".to_owned(),
                         Event::Message(payload) => String::from_utf8_lossy(payload).into_owned(),
-                        Event::Ping(_) => "ping".to_owned(),
+                        Event::Answer(frame) => format!("answer {}", String::from_utf8_lossy(&frame[6..])),
                     });
                 };
                 decoder.take(bytes, &mut sink).expect("a good stream");
@@ -217,10 +262,10 @@ mod tests {
     fn web_socket_frames_come_in_any_pieces() {
         let long = "x".repeat(200);
         let mut stream =
-            b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n\x81\x02hi\x89\x00\x82\x7e\x00\xc8".to_vec();
+            b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n\x81\x02hi\x89\x01?\x82\x7e\x00\xc8".to_vec();
         stream.extend_from_slice(long.as_bytes());
         stream.extend_from_slice(b"\x81\x7f\0\0\0\0\0\0\0\x03end");
-        check(Wire::WebSocket, &stream, &["open", "hi", "ping", &long, "end"]);
+        check(Wire::WebSocket, &stream, &["open", "hi", "answer ?", &long, "end"]);
     }
 
     #[test]
@@ -233,6 +278,27 @@ mod tests {
     }
 
     #[test]
+    fn replies_of_centrifuge_come_in_any_pieces() {
+        let mut stream = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
+        let push = |text| format!("{{\"push\":{{\"channel\":\"bench\",\"pub\":{{\"data\":\"{text}\"}}}}}}");
+        let long = "x".repeat(100);
+        for text in [
+            "{\"id\":1,\"connect\":{\"client\":\"c\",\"version\":\"\",\"subs\":{\"bench\":{}}}}",
+            &push("one"),
+            "{}",
+            &[push("two"), "{}".into(), push(&long)].join("\n"),
+        ] {
+            match u8::try_from(text.len()) {
+                Ok(length) if length < 126 => stream.extend([0x81, length]),
+                _ => stream.extend([0x81, 126, 0, text.len() as u8]),
+            }
+            stream.extend_from_slice(text.as_bytes());
+        }
+        let (connect, pong) = ("answer {\"id\":1,\"connect\":{}}", "answer {}");
+        check(Wire::Centrifuge, &stream, &[connect, "open", "one", pong, "two", pong, &long]);
+    }
+
+    #[test]
     fn refusals_and_closes_are_errors() {
         let taken =
             |wire, stream: &[u8]| Decoder::new(wire).take(stream, &mut |_| {}).map_err(|e| e.to_string());
@@ -240,6 +306,8 @@ mod tests {
         let closed = b"HTTP/1.1 101 x\r\n\r\n\x88\x06\x03\xf4slow";
         assert!(taken(Wire::WebSocket, closed).expect_err("a refusal").contains("slow"));
         assert!(taken(Wire::Sse, b"HTTP/1.1 200 x\r\n\r\nevent: gap\ndata: {}\n\n").is_err());
+        let refused = b"HTTP/1.1 101 x\r\n\r\n\x81\x16{\"id\":1,\"error\":{\"a\"}}";
+        assert!(taken(Wire::Centrifuge, refused).expect_err("a refusal").contains("error"));
         let ended = b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
         assert!(taken(Wire::Sse, ended).is_err());
     }

@@ -16,16 +16,21 @@ pub fn source() -> PathBuf {
 /// # Panics
 /// If it is not there: a test without its real part fails, it never skips.
 pub fn find(part: &str, files: &[&str]) -> PathBuf {
-    let mut digest = Sha256::new();
+    let mut pins = Vec::new();
     for file in files {
         let path = source().join("parts").join(file);
-        digest.update(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+        pins.extend(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
     }
-    let digest = digest.finalize();
-    let name: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = cache().join(format!("{part}-{name}"));
+    let path = directory(part, &pins);
     assert!(path.join(".complete").exists(), "{} is missing: run scripts/setup {part}", path.display());
     path
+}
+
+/// Where in the cache `part` is, if it is there, when `pins` pins it.
+pub fn directory(part: &str, pins: &[u8]) -> PathBuf {
+    let digest = Sha256::digest(pins);
+    let name: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    cache().join(format!("{part}-{name}"))
 }
 
 fn cache() -> PathBuf {
