@@ -112,7 +112,8 @@ impl Aim {
 
     fn best_peer(&self, report: &Report) -> Option<f64> {
         let table = report.tables.iter().find(|it| it.name == self.table)?;
-        let peers = table.rows.iter().filter(|row| row.system != "floor" && !row.system.starts_with("Sluice"));
+        let peers =
+            table.rows.iter().filter(|row| row.system != "floor" && !row.system.starts_with("Sluice"));
         peers.filter_map(|row| row.median(self.measure)).min_by(f64::total_cmp)
     }
 }

@@ -64,12 +64,7 @@ pub fn slow(stage: &Stage, scale: &Scale, entrant: Entrant, count: usize) -> Res
     Ok(with)
 }
 
-fn beside(
-    stage: &Stage,
-    scale: &Scale,
-    entrant: Entrant,
-    (count, slow): (usize, usize),
-) -> Result<Values> {
+fn beside(stage: &Stage, scale: &Scale, entrant: Entrant, (count, slow): (usize, usize)) -> Result<Values> {
     let window = scale.window(RATE);
     let started = entrant.start(stage, false)?;
     let subscription = started.system.subscription();

@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
+use crate::client::payload;
 use crate::entrant::{Inlet, Started};
 use crate::http::{parse, request};
-use crate::client::payload;
+use crate::librdkafka::settings;
 use crate::load::Window;
 use crate::measure::now_nanos;
-use crate::librdkafka::settings;
 use crate::system::Publication;
 
 /// How long an answer, or the last messages, may take.

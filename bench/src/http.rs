@@ -93,7 +93,11 @@ mod tests {
 
     #[test]
     fn a_request_says_how_long_it_is() {
-        let publication = Publication { port: 1, head: "POST / HTTP/1.1\r\nHost: x\r\n".into(), body: <[u8]>::to_vec };
-        assert_eq!(request(&publication, b"abc"), b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+        let publication =
+            Publication { port: 1, head: "POST / HTTP/1.1\r\nHost: x\r\n".into(), body: <[u8]>::to_vec };
+        assert_eq!(
+            request(&publication, b"abc"),
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+        );
     }
 }

@@ -109,7 +109,8 @@ impl Clients {
         let (mut received, mut tally) = (Received::default(), Tally::default());
         tally.finished = self.clients.iter().filter(|client| client.next == window.messages()).count();
         let (mut span, mut progress, mut before) = (None, Instant::now(), (0, 0, 0));
-        let cpu = || Ok::<_, anyhow::Error>((cpu_micros(&system.pids()?)?, cpu_micros(&[std::process::id()])?));
+        let cpu =
+            || Ok::<_, anyhow::Error>((cpu_micros(&system.pids()?)?, cpu_micros(&[std::process::id()])?));
         while tally.finished < self.clients.len() {
             let count = tally.messages;
             self.look(window.messages(), &mut tally)?;

@@ -21,6 +21,7 @@ mod broker;
 mod change;
 mod client;
 mod crowd;
+mod curve;
 mod disturbed;
 mod entrant;
 mod epoll;
@@ -40,6 +41,7 @@ mod run;
 mod saturation;
 mod scenario;
 mod server;
+mod svg;
 mod system;
 mod wire;
 
@@ -143,11 +145,15 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
 fn versions(stage: &Stage) -> Result<Vec<String>> {
     let output = std::process::Command::new(&stage.binary).arg("--version").output()?;
     let librdkafka = rdkafka::util::get_rdkafka_version().1;
-    Ok(vec![
+    let mut versions = vec![
         String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         format!("librdkafka {librdkafka}"),
         "one Apache Kafka node, acks=all, idempotent".into(),
-    ])
+    ];
+    // A peer that is not there says so in its rows.
+    let peer = |kind: peer::Kind| Some(format!("{} {}", kind.name(), kind.version().ok()?));
+    versions.extend(peer::Kind::ALL.into_iter().filter_map(peer));
+    Ok(versions)
 }
 
 /// The command that repeats this run.
@@ -170,9 +176,8 @@ fn finish(arguments: &Arguments, report: &Report) -> Result<()> {
     std::fs::write(&json, serde_json::to_string_pretty(report)?)?;
     println!("{}", report.markdown());
     eprintln!("all values: {}", json.display());
-    match &arguments.write {
-        Some(page) => report.write(page)?,
-        None => {}
+    if let Some(page) = &arguments.write {
+        report.write(page)?;
     }
     let ours = report.tables.iter().flat_map(|table| &table.rows);
     let void: usize = ours.filter(|row| row.system.starts_with("Sluice")).map(|row| row.void.len()).sum();

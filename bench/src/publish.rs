@@ -191,11 +191,12 @@ impl Publishers {
 /// Publishes by HTTP; the CPU time is that of the processes `pids`.
 pub fn http(pids: Vec<u32>, publication: &Publication, load: &Load) -> Result<Published> {
     let mut epoll = Epoll::new()?;
+    // Its schedule begins before the timer does, so that no message is sent before it is due.
+    let mut publishers = Publishers::connect(publication, load, &epoll)?;
     let ticks = load.interval().map(|interval| Ticks::every(interval.as_nanos() as u64)).transpose()?;
     if let Some(ticks) = &ticks {
         epoll.add(ticks, TICKS)?;
     }
-    let mut publishers = Publishers::connect(publication, load, &epoll)?;
     let (mut watch, mut result, mut progress) = (Stopwatch::new(load, pids), None, Instant::now());
     let mut buffer = [0; 4096];
     while result.is_none() || publishers.idle.len() < load.in_flight {

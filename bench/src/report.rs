@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::aims::{self, Verdict};
+use crate::curve::Curve;
 use crate::measure::{Machine, now_nanos};
 
 const BEGIN: &str = "<!-- bench: begin -->";
@@ -17,6 +18,9 @@ const FLOOR_MAY_MOVE: f64 = 0.15;
 
 /// Characters of a reason that are kept.
 const MAX_REASON: usize = 400;
+
+/// Where pictures go, beside the page.
+const CURVES: &str = "curves";
 
 /// A measure's name, which heads its column.
 pub type Measure = &'static str;
@@ -43,6 +47,8 @@ pub const IDLE: Measure = "KiB per client";
 pub const EACH: Measure = "CPU µs each";
 /// Bytes on the wire per delivery. Not shown.
 pub const FRAME: Measure = "frame bytes";
+/// The same, where it tells who was at the limit.
+pub const LOADED: Measure = "load generator, % of its core";
 /// How much of a core the load generator used. Not shown.
 pub const OWN: Measure = "load generator, % of a core";
 
@@ -131,13 +137,15 @@ pub struct Report {
     pub tables: Vec<Table>,
     /// What is aimed at, judged when all is measured.
     pub aims: Vec<Verdict>,
+    /// How cost grows, if that was measured.
+    pub curves: Vec<Curve>,
 }
 
 impl Report {
     /// Nothing is measured yet.
     pub fn new(machine: Machine, versions: Vec<String>, command: String) -> Self {
         let started = now_nanos() / 1_000_000_000;
-        Self { machine, versions, command, started, tables: Vec::new(), aims: Vec::new() }
+        Self { machine, versions, command, started, tables: Vec::new(), aims: Vec::new(), curves: Vec::new() }
     }
 
     /// Adds what a run of `system` gave, or why it gave nothing.
@@ -192,13 +200,15 @@ impl Report {
         text
     }
 
-    /// Puts the tables into `page`, between its markers.
+    /// Puts the tables into `page`, between its markers, and the curves beside it.
     pub fn write(&self, page: &Path) -> Result<()> {
         let text = std::fs::read_to_string(page).with_context(|| format!("{}", page.display()))?;
         let (before, rest) =
             text.split_once(BEGIN).with_context(|| format!("no {BEGIN} in {}", page.display()))?;
         let (_, after) = rest.split_once(END).with_context(|| format!("no {END} in {}", page.display()))?;
-        Ok(std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))?)
+        std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))?;
+        let directory = page.with_file_name(CURVES);
+        self.curves.iter().try_for_each(|curve| curve.write(&directory))
     }
 }
 
@@ -214,7 +224,8 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The middle of some values.
+pub fn median(values: &[f64]) -> Option<f64> {
     sorted(values).get(values.len() / 2).copied()
 }
 

@@ -8,7 +8,7 @@ use crate::broker::Publisher;
 use crate::entrant::{Entrant, Stage};
 use crate::report::{Report, Values};
 use crate::scenario::{Scale, Scenario, Work, thousands};
-use crate::{broker, change, disturbed, fanout, idle, saturation};
+use crate::{broker, change, curve, disturbed, fanout, idle, saturation};
 
 /// Where results go.
 pub struct Run<'a> {
@@ -77,6 +77,15 @@ impl Run<'_> {
                 }
             }
             Work::Start => self.turn(("start", "One process"), "Sluice", change::start),
+            Work::Curves => {
+                let curves = &mut self.report.curves;
+                if curves.is_empty() {
+                    *curves = curve::empty();
+                }
+                if let Err(error) = curve::run(self.stage, &self.scale, curves) {
+                    eprintln!("the curves are not complete: {error:#}");
+                }
+            }
         }
     }
 

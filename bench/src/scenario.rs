@@ -35,6 +35,8 @@ pub enum Work {
     Change(&'static [usize]),
     /// Start of a process, and what it occupies.
     Start,
+    /// How cost grows.
+    Curves,
 }
 
 /// Messages to many clients at a fixed rate. Fields that are the same in many have defaults.
@@ -61,7 +63,8 @@ pub const BYTES: usize = 200;
 /// Variants of Sluice that are measured where everybody is.
 const VARIANTS: &[Entrant] = &[Entrant::SluiceFlush, Entrant::SluiceKafka];
 
-const fn fanout(table: &'static str, clients: usize, rate: u64) -> Fanout {
+/// A usual fan-out.
+pub const fn fanout(table: &'static str, clients: usize, rate: u64) -> Fanout {
     Fanout { table, sse: false, clients, rate, bytes: BYTES, also: &[], only: &[] }
 }
 
@@ -104,6 +107,7 @@ pub const SCENARIOS: &[Scenario] = &[
         }]),
     },
     Scenario { name: "start", repeats: 5, work: Work::Start },
+    Scenario { name: "curves", repeats: 1, work: Work::Curves },
 ];
 
 impl Fanout {
@@ -113,7 +117,11 @@ impl Fanout {
             "{} {} clients, {} at {}/s",
             thousands(scale.clients(self.clients)),
             if self.sse { "SSE" } else { "WebSocket" },
-            if self.bytes < 1024 { format!("{} B", self.bytes) } else { format!("{} KiB", self.bytes / 1024) },
+            if self.bytes < 1024 {
+                format!("{} B", self.bytes)
+            } else {
+                format!("{} KiB", self.bytes / 1024)
+            },
             self.rate
         )
     }
