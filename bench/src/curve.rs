@@ -129,7 +129,7 @@ pub fn run(stage: &Stage, scale: &Scale, curves: &mut [Curve]) -> Result<()> {
             let outcome = fanout::run(stage, scale, &fanout("clients", count, rate), entrant);
             let values = outcome.unwrap_or_default();
             let cpu = values.iter().find(|(measure, _)| *measure == CPU);
-            cpu.iter().for_each(|(_, cpu)| clients.add(&entrant.name(), count as f64, *cpu));
+            cpu.iter().for_each(|(_, cpu)| clients.add(&entrant.name(), scale.clients(count) as f64, *cpu));
         }
     }
     for messages in RINGS {
