@@ -62,6 +62,9 @@ struct Arguments {
     minutes: u64,
     /// Only these scenarios; all of them without.
     scenarios: Vec<String>,
+    /// Only systems whose names begin so; everybody without.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Where the values go [default: bench.json in SLUICE_CACHE].
     #[arg(long)]
     json: Option<PathBuf>,
@@ -110,7 +113,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let (begun, machine, stage) = (Instant::now(), Machine::here(), Stage::new()?);
     let report = Report::new(machine, versions(&stage)?, command());
     let scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
-    let mut run = Run { stage: &stage, scale, report };
+    let mut run = Run { stage: &stage, scale, only: &arguments.only, report };
     let bound = Duration::from_secs(arguments.minutes * 60);
     let repeats = if arguments.quick { 1 } else { MOST_REPEATS };
     let mut took = vec![Duration::ZERO; scenarios.len()];
