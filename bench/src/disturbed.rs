@@ -8,7 +8,8 @@ use crate::crowd::{Sippers, Storm};
 use crate::entrant::{Entrant, Stage};
 use crate::feed::Feeder;
 use crate::load::{Clients, Until, Window};
-use crate::report::{CPU, DELIVERIES, Measure, P50, P99, P999, Values};
+use crate::measure::peak_bytes;
+use crate::report::{CPU, DELIVERIES, Measure, P50, P99, P999, PEAK, Values};
 use crate::scenario::{BYTES, Scale};
 
 /// Messages per second, as in the scenario without a disturbance.
@@ -78,5 +79,7 @@ fn beside(stage: &Stage, scale: &Scale, entrant: Entrant, (count, slow): (usize,
         (P99, received.latency.quantile_ms(0.99)),
         (P999, received.latency.quantile_ms(0.999)),
         (CPU, received.cpu_micros as f64 / received.deliveries as f64),
+        // Who keeps for slow clients what they do not read, keeps it here.
+        (PEAK, peak_bytes(&started.system.pids()?)? as f64 / (1024.0 * 1024.0)),
     ])
 }
