@@ -3,7 +3,7 @@ export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 bin = $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release
 
-.PHONY: run build image test lint unit generated flows faults browser chart reconcile e2e cluster bench
+.PHONY: run build image test lint unit generated guard flows faults browser chart reconcile e2e cluster bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
@@ -21,7 +21,7 @@ image: build ## Pack them as OCI archives
 
 test: ## Every suite that needs no root; ends with `N passed, N failed`
 	@scripts/setup all
-	@scripts/test lint unit generated flows browser chart reconcile
+	@scripts/test lint unit generated guard flows browser chart reconcile
 
 lint: ## Format, clippy, licences and sources
 	@scripts/setup lint
@@ -38,6 +38,10 @@ flows: ## The real binary against real Kafka, a real collector and hostile clien
 generated: ## Files made from the code are fresh
 	@scripts/setup build
 	@scripts/test generated
+
+guard: ## Instructions that hot functions take, against a baseline; ARGS=--accept makes a new one
+	@scripts/setup guard
+	@$(if $(ARGS),scripts/guard $(ARGS),scripts/test guard)
 
 faults: ## The flows that break something under load
 	@scripts/setup build kafka

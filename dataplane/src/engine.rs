@@ -19,6 +19,8 @@ use crate::engine::shard::Shard;
 use crate::feed::{Feed, Start};
 use crate::policy::Principal;
 
+#[cfg(test)]
+pub mod bed;
 mod client;
 mod goodbye;
 mod inbox;

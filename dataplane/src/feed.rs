@@ -13,7 +13,7 @@ use crate::cursor::Cursors;
 use crate::encode::{Encoder, Lane};
 use crate::feed::fill::Fill;
 use crate::feed::lane::LaneState;
-use crate::feed::ring::{Body, Bounds, Budget, GapReason, Ring};
+use crate::feed::ring::{Body, Bounds, Budget, Entry, GapReason, Ring};
 use crate::message::Position;
 use crate::server::{Reading, Source};
 use crate::telemetry::ChannelMetrics;
@@ -44,6 +44,8 @@ pub struct Settings {
     pub cursors: Cursors,
     /// The replay window.
     pub replay: Replay,
+    /// How long what is due may wait for more to be written with it.
+    pub max_delay: Duration,
     /// Larger payloads are skipped.
     pub max_message_bytes: usize,
     /// Makes spans.
@@ -51,6 +53,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// So many unwritten messages are no danger to the window.
+    fn comfortable(&self) -> u64 {
+        u64::from(self.replay.messages / 4).clamp(1, 2 * intake::CHUNK as u64)
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds {
             messages: self.replay.messages as usize,
@@ -373,6 +380,21 @@ impl Feed {
             .iter()
             .enumerate()
             .all(|(partition, wanted)| head.get(partition).is_some_and(|h| h >= wanted))
+    }
+
+    /// How long what is due from `walked` on may wait for more: not at all once it is much.
+    pub fn may_wait(&self, walked: u64) -> Duration {
+        let state = self.state.lock();
+        let delay = state.settings.max_delay;
+        if delay.is_zero() {
+            return delay;
+        }
+        let first = walked.max(state.ring.first());
+        let allowed = state.settings.comfortable().min(BATCH_FRAMES as u64);
+        let much = usize::try_from(state.settings.replay.bytes / 4).unwrap_or(usize::MAX).min(BATCH_BYTES);
+        let waiting = state.ring.next().saturating_sub(first);
+        let due = (first..state.ring.next()).filter_map(|seq| state.ring.entry(seq)).map(Entry::size);
+        if waiting >= allowed || due.sum::<usize>() >= much { Duration::ZERO } else { delay }
     }
 
     /// Sequence numbers of the oldest entry and of the next to come.

@@ -2,7 +2,9 @@
 //! come over HTTP/2 or as a later request of a connection.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
+use tokio::runtime::Handle;
 use tokio_util::io::ReaderStream;
 
 use crate::console;
@@ -114,14 +117,14 @@ async fn post(
                 }
             }
         };
-        let id = detached(&admitted, message, ticket).await?;
+        let id = published(&admitted, message, ticket).await?;
         return Ok(json(StatusCode::OK, &serde_json::json!({"id": id})));
     };
     if idempotency_key(&parts.headers)?.is_some() {
         return Err(Refusal::NotImplemented("Idempotency-Key with a batch".into()));
     }
     let messages = batch.split(&payload)?;
-    let results = detached_batch(&admitted, messages).await;
+    let results = published_batch(&admitted, messages).await;
     let (mut answers, mut mixed) = (Vec::with_capacity(results.len()), false);
     for result in results {
         answers.push(match result {
@@ -138,25 +141,28 @@ async fn post(
     Ok(json(status, &serde_json::json!({"results": answers})))
 }
 
-/// Publishes on a task of its own: a client that goes away takes neither the books nor the stored
-/// answer along.
-async fn detached(admitted: &Admitted, message: Outgoing, ticket: Option<Ticket>) -> Result<String, Refusal> {
+/// Publishes; a client that goes away takes neither the books nor the stored answer along.
+async fn published(
+    admitted: &Admitted,
+    message: Outgoing,
+    ticket: Option<Ticket>,
+) -> Result<String, Refusal> {
     let (channel, state, name) = (admitted.channel.clone(), admitted.state.clone(), admitted.name.clone());
-    let task = tokio::spawn(async move {
+    Finished::from(async move {
         let result = publish(channel, state, name, Via::Http, message).await;
         if let Some(ticket) = ticket {
             ticket.finish(&result);
         }
         result
-    });
-    task.await.unwrap_or_else(|_| Err(Refusal::OutcomeUnknown { reason: "this server failed".into() }))
+    })
+    .await
 }
 
 /// A batch is queued in its order and then awaited together.
-async fn detached_batch(admitted: &Admitted, messages: Vec<Outgoing>) -> Vec<Result<String, Refusal>> {
+async fn published_batch(admitted: &Admitted, messages: Vec<Outgoing>) -> Vec<Result<String, Refusal>> {
     let (channel, state, name) = (admitted.channel.clone(), admitted.state.clone(), admitted.name.clone());
     let count = messages.len();
-    let task = tokio::spawn(async move {
+    Finished::from(async move {
         let mut begun = Vec::with_capacity(count);
         for message in messages {
             begun.push(begin(channel.clone(), state.clone(), name.clone(), Via::Http, message).await);
@@ -166,9 +172,38 @@ async fn detached_batch(admitted: &Admitted, messages: Vec<Outgoing>) -> Vec<Res
             Err(refusal) => Err(refusal),
         });
         futures::future::join_all(answers).await
-    });
-    let failed = || Refusal::OutcomeUnknown { reason: "this server failed".into() };
-    task.await.unwrap_or_else(|_| (0..count).map(|_| Err(failed())).collect())
+    })
+    .await
+}
+
+/// A future that is carried through: dropped halfway, it goes on as a task of its own. That costs
+/// nothing as long as nobody goes away, which a task for each would.
+struct Finished<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> From<F> for Finished<F> {
+    fn from(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Finished<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let future = self.0.as_mut().expect("polled after its end");
+        let output = std::task::ready!(future.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Finished<F> {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and so is the connection to the broker.
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(rest);
+        }
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {

@@ -15,6 +15,8 @@ mod encode;
 mod engine;
 mod feed;
 mod gateway;
+#[cfg(test)]
+mod guard;
 mod http;
 mod idempotency;
 mod listener;

@@ -325,15 +325,16 @@ impl Runtime {
         });
         let encoder = encoder(api, spec);
         let max_message_bytes = policy.limits.max_message_bytes();
-        let settings = |replay| Settings {
+        let settings = |replay, max_delay| Settings {
             encoder: encoder.clone(),
             cursors: cursors.clone(),
             replay,
+            max_delay,
             max_message_bytes,
             tracing: tracing.clone(),
         };
         let feed = spec.subscribe.as_ref().map(|subscribe| {
-            let settings = settings(subscribe.replay.clone());
+            let settings = settings(subscribe.replay.clone(), subscribe.flush.max_delay.0);
             let kept = before.as_ref().and_then(|before| before.feed.clone());
             match (kept, before_server) {
                 (Some(feed), Some((old, address)))

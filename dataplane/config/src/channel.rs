@@ -137,6 +137,9 @@ pub struct Subscribe {
     /// Where cursors go: on every message, or once after each write.
     #[serde(default)]
     pub cursor: CursorPlacement,
+    /// When what is due is written.
+    #[serde(default)]
+    pub flush: Flush,
     /// How long a subscribe may wait for the broker to tell where the stream ends.
     #[serde(default = "Subscribe::default_timeout")]
     pub timeout: Span,
@@ -146,6 +149,27 @@ impl Subscribe {
     /// Default of `timeout`.
     pub const fn default_timeout() -> Span {
         Span::seconds(5)
+    }
+}
+
+/// When messages are written to clients. What came together is always written together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Flush {
+    /// How long a message may wait for others to be written with it, which costs a server much
+    /// less. A message that follows a pause of this length does not wait, nor do any once a quarter
+    /// of the replay window is due. Default: no wait. At most `5s`.
+    pub max_delay: Span,
+}
+
+impl Flush {
+    /// The longest `maxDelay`.
+    pub const MAX_DELAY: Span = Span::seconds(5);
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self { max_delay: Span::seconds(0) }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::channel::{Channel, StreamApiSpec, path};
+use crate::channel::{Channel, Flush, StreamApiSpec, path};
 use crate::kafka::{Kafka, Mechanism, property};
 use crate::placement;
 use crate::policy::{Authentication, Cors, StreamPolicySpec};
@@ -232,6 +232,10 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
         }
         check_span(format!("{at}.replay.age"), subscribe.replay.age, 1, 86_400, problems);
         check_span(format!("{at}.timeout"), subscribe.timeout, 1, 60, problems);
+        if subscribe.flush.max_delay > Flush::MAX_DELAY {
+            let message = format!("must be at most {}", Flush::MAX_DELAY);
+            problems.push(Problem::new(format!("{at}.flush.maxDelay"), message));
+        }
     }
     if let Some(publish) = &channel.publish {
         let at = format!("{at}.publish");

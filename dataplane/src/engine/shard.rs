@@ -39,6 +39,10 @@ pub(super) struct ShardFeed {
     lanes: [Vec<usize>; Lane::COUNT],
     waiting: usize,
     clients: usize,
+    /// When its clients were last written what was due.
+    written: Option<Instant>,
+    /// When they are to be next, if something waits.
+    due: Option<Instant>,
 }
 
 /// A shard.
@@ -50,6 +54,8 @@ pub struct Shard {
     pub(super) doomed: Vec<usize>,
     pub(super) scratch: Vec<u8>,
     pub(super) draining: Option<Duration>,
+    /// When the first feed that waits is to be walked.
+    next_due: Option<Instant>,
     open: watch::Sender<usize>,
     batches: Vec<Batch>,
     spare: Batch,
@@ -68,6 +74,7 @@ impl Shard {
             doomed: Vec::new(),
             scratch: vec![0; 64 << 10],
             draining: None,
+            next_due: None,
             open,
             batches: Vec::new(),
             spare: Batch::default(),
@@ -85,6 +92,7 @@ impl Shard {
             let mailbox = self.mailbox.clone();
             tokio::select! {
                 () = poll_fn(|context| mailbox.poll(context)) => {}
+                () = wait_until(self.next_due) => self.walk_due(),
                 _ = ticks.tick() => self.on_tick(),
             }
             self.mailbox.take(&mut mail);
@@ -92,7 +100,7 @@ impl Shard {
                 self.on_command(command);
             }
             for feed in mail.moved.drain(..) {
-                self.walk(feed);
+                self.on_moved(feed);
             }
             for client in mail.ready.drain(..) {
                 self.on_ready(client);
@@ -168,6 +176,8 @@ impl Shard {
             lanes: Default::default(),
             waiting: 0,
             clients: 0,
+            written: None,
+            due: None,
         });
         slot
     }
@@ -194,17 +204,40 @@ impl Shard {
 
     // --- writing --------------------------------------------------------------------------------
 
-    /// A feed moved: writes what is due to every client of it that can take it.
-    fn walk(&mut self, slot: usize) {
-        let Some(shard_feed) = self.feeds.get(slot) else { return };
+    /// A feed moved: its clients are written to now, or a little later together with what follows.
+    fn on_moved(&mut self, slot: usize) {
+        let Some(shard_feed) = self.feeds.get_mut(slot) else { return };
         shard_feed.watch.rearm();
+        let wait = shard_feed.feed.may_wait(shard_feed.watch.walked());
+        let due = shard_feed.written.map(|written| written + wait);
+        let Some(due) = due.filter(|due| *due > Instant::now()) else { return self.walk(slot) };
+        shard_feed.due = Some(due);
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+
+    fn walk_due(&mut self) {
+        let now = Instant::now();
+        let due = |feed: &ShardFeed| feed.due.is_some_and(|due| due <= now);
+        let slots: Vec<usize> =
+            self.feeds.iter().filter(|(_, feed)| due(feed)).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.walk(slot);
+        }
+        self.next_due = self.feeds.iter().filter_map(|(_, feed)| feed.due).min();
+    }
+
+    /// Writes what is due to every client of a feed that can take it.
+    fn walk(&mut self, slot: usize) {
+        let shard_feed = &mut self.feeds[slot];
         let feed = shard_feed.feed.clone();
-        let (_, next) = feed.range();
+        let (oldest, next) = feed.range();
+        shard_feed.written = Some(Instant::now());
+        shard_feed.due = None;
         if shard_feed.waiting > 0 {
             self.place_waiting(slot);
         }
         for lane in 0..Lane::COUNT {
-            self.walk_lane(slot, lane, &feed);
+            self.walk_lane(slot, lane, &feed, oldest);
         }
         if let Some(shard_feed) = self.feeds.get(slot) {
             shard_feed.watch.set_walked(next);
@@ -224,43 +257,36 @@ impl Shard {
         }
     }
 
-    fn walk_lane(&mut self, slot: usize, lane: usize, feed: &Arc<Feed>) {
+    fn walk_lane(&mut self, slot: usize, lane: usize, feed: &Arc<Feed>, oldest: u64) {
         let Some(first) = self.feeds[slot].lanes[lane].first().copied() else { return };
         let channel = self.clients[first].channel.clone();
-        let mut batches = std::mem::take(&mut self.batches);
-        let mut used = 0;
+        let mut walk =
+            Walk { oldest, now: Instant::now(), batches: std::mem::take(&mut self.batches), used: 0 };
         let mut tally = Tally::default();
-        let now = Instant::now();
         for index in 0..self.feeds[slot].lanes[lane].len() {
             let key = self.feeds[slot].lanes[lane][index];
             if self.clients[key].is_receiving() {
-                self.advance(key, feed, &mut tally, Some((&mut batches, &mut used)), now);
+                self.advance(key, feed, &mut tally, &mut walk);
             }
         }
         let websocket = self.clients[first].lane.is_websocket();
         let metrics = if websocket { &channel.metrics.websocket } else { &channel.metrics.sse };
         tally.add_to(metrics);
-        let newest = batches[..used].iter().filter_map(|batch| batch.newest).max();
+        let batches = &mut walk.batches[..walk.used];
+        let newest = batches.iter().filter_map(|batch| batch.newest).max();
         if let Some(newest) = newest.filter(|_| tally.written() > 0) {
             let age = wall_clock().saturating_sub(newest).max(0);
             metrics.delivery_age.observe(age as f64 / 1000.0);
         }
         let clients = usize::try_from(tally.written()).unwrap_or(usize::MAX);
-        for span in batches[..used].iter_mut().flat_map(|batch| batch.spans.drain(..)) {
+        for span in batches.iter_mut().flat_map(|batch| batch.spans.drain(..)) {
             span.written(clients);
         }
-        self.batches = batches;
+        self.batches = walk.batches;
     }
 
-    /// Writes one client what is due to it. Batches from the same place are collected once a walk.
-    pub(super) fn advance(
-        &mut self,
-        key: usize,
-        feed: &Arc<Feed>,
-        tally: &mut Tally,
-        mut cache: Option<(&mut Vec<Batch>, &mut usize)>,
-        now: Instant,
-    ) {
+    /// Writes one client what is due to it.
+    pub(super) fn advance(&mut self, key: usize, feed: &Arc<Feed>, tally: &mut Tally, walk: &mut Walk) {
         for _ in 0..TURN_BATCHES {
             let client = &mut self.clients[key];
             if !client.is_flushed() {
@@ -271,19 +297,15 @@ impl Shard {
                 }
             }
             let Standing::At { seq, skip } = &client.standing else { return };
-            if feed.lost(*seq).is_some() {
+            if *seq < walk.oldest {
                 self.advance_lost(key, feed, tally);
                 if !self.clients[key].is_receiving() {
                     return;
                 }
                 continue;
             }
-            let (lane, from) = (client.lane, *seq);
-            let batch = match (&mut cache, skip) {
-                (Some((batches, used)), None) => cached(feed, lane, from, batches, used),
-                _ => None,
-            };
-            let batch = match batch {
+            let (lane, from, now) = (client.lane, *seq, walk.now);
+            let batch = match walk.batch(feed, lane, from, skip.as_deref()) {
                 Some(batch) => batch,
                 None => {
                     feed.collect(lane, from, skip.as_deref(), &mut self.spare);
@@ -376,7 +398,7 @@ impl Shard {
         match (flow, feed) {
             (Flow::Gone, _) => self.doomed.push(key),
             (Flow::Open, Some(feed)) if client.is_receiving() => {
-                self.advance(key, &feed, &mut tally, None, Instant::now());
+                self.advance(key, &feed, &mut tally, &mut Walk::alone(&feed));
             }
             (Flow::Open | Flow::Full, _) => {}
         }
@@ -485,26 +507,50 @@ impl Shard {
     }
 }
 
-/// The batch of `lane` from `from` on, collected once and then shared; `None` if the cache is full.
-fn cached<'a>(
-    feed: &Feed,
-    lane: Lane,
-    from: u64,
-    batches: &'a mut Vec<Batch>,
-    used: &mut usize,
-) -> Option<&'a mut Batch> {
-    if let Some(index) = batches[..*used].iter().position(|batch| batch.from == from) {
-        return Some(&mut batches[index]);
+/// Resolves at `instant`; never if there is none.
+async fn wait_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
-    if *used == CACHED_BATCHES {
-        return None;
+}
+
+/// What clients of one lane that get their turn together share.
+pub(super) struct Walk {
+    /// The feed's oldest entry when the walk began: who stands before it lost something.
+    oldest: u64,
+    now: Instant,
+    batches: Vec<Batch>,
+    used: usize,
+}
+
+impl Walk {
+    /// A turn of one client alone.
+    fn alone(feed: &Feed) -> Self {
+        Self { oldest: feed.range().0, now: Instant::now(), batches: Vec::new(), used: CACHED_BATCHES }
     }
-    if batches.len() == *used {
-        batches.push(Batch::default());
+
+    /// The batch from `from` on, collected once and then shared; `None` if it is nobody else's, or
+    /// there are as many already as are kept.
+    fn batch(&mut self, feed: &Feed, lane: Lane, from: u64, skip: Option<&[i64]>) -> Option<&mut Batch> {
+        if skip.is_some() {
+            return None;
+        }
+        let known = self.batches.iter().take(self.used).position(|batch| batch.from == from);
+        if let Some(index) = known {
+            return Some(&mut self.batches[index]);
+        }
+        if self.used == CACHED_BATCHES {
+            return None;
+        }
+        if self.batches.len() == self.used {
+            self.batches.push(Batch::default());
+        }
+        let index = self.used;
+        self.used += 1;
+        feed.collect(lane, from, None, &mut self.batches[index]);
+        Some(&mut self.batches[index])
     }
-    feed.collect(lane, from, None, &mut batches[*used]);
-    *used += 1;
-    Some(&mut batches[*used - 1])
 }
 
 /// Used by greetings: whether a start is one that a cursor can be made of.

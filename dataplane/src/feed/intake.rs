@@ -16,7 +16,7 @@ use crate::server::{Inlet, Opening, Resume};
 use crate::telemetry::ChannelMetrics;
 
 /// Records entered before shards get a turn to write them, and how long a reader waits for that.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
 const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -181,8 +181,7 @@ impl Feed {
     }
 
     pub(super) fn is_behind(&self, next: u64) -> bool {
-        let messages = self.state.lock().settings.replay.messages;
-        let allowed = u64::from(messages / 4).clamp(1, 2 * CHUNK as u64);
+        let allowed = self.state.lock().settings.comfortable();
         let watchers = self.watchers.lock();
         watchers.iter().any(|watcher| next.saturating_sub(watcher.walked()) > allowed)
     }

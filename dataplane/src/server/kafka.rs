@@ -42,9 +42,6 @@ use producer::Producers;
 use reading::Reader;
 use topics::{Topics, Unusable};
 
-/// How much longer than its timeout a message may be without a report before we stop waiting.
-const REPORT_GRACE: Duration = Duration::from_secs(5);
-
 /// A client of one Kafka, shared by everybody whose [`Settings`] are equal.
 pub struct Client {
     runtime: Runtime,
@@ -146,7 +143,7 @@ impl Client {
             }
         };
         let report = self.producers.send(topic, &message, timeout)?;
-        Ok(Pending { incarnation, report, patience: timeout + REPORT_GRACE })
+        Ok(Pending { incarnation, report })
     }
 
     /// Takes no more messages, and waits until all were reported, `within` at most.
@@ -166,15 +163,14 @@ impl Client {
 pub struct Pending {
     incarnation: Incarnation,
     report: tokio::sync::oneshot::Receiver<Result<Position, PublishError>>,
-    patience: Duration,
 }
 
 impl Pending {
     /// Resolves to the broker's acknowledgement, by all in-sync replicas.
     pub async fn acknowledged(self) -> Result<(Incarnation, Position), PublishError> {
-        let lost = || PublishError::Unknown { reason: "no report came from the broker in time".into() };
-        let report = tokio::time::timeout(self.patience, self.report).await.map_err(|_| lost())?;
-        let position = report.map_err(|_| lost())??;
+        // librdkafka reports every message within the producer's timeout, whatever happens.
+        let lost = |_| PublishError::Unknown { reason: "the connection to the broker was closed".into() };
+        let position = self.report.await.map_err(lost)??;
         Ok((self.incarnation, position))
     }
 }

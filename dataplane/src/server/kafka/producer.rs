@@ -13,7 +13,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::health::Health;
 use super::outcome::{self, SOON};
@@ -30,6 +30,8 @@ const RENEW_DENIED: Duration = Duration::from_secs(5);
 /// How long the thread waits for reports before it looks whether it is to end. rdkafka spins for
 /// the last millisecond of the wait, so a short one would cost an idle client dear.
 const REPORTS: Duration = Duration::from_millis(500);
+/// Reports passed on at once.
+const ANSWERS: usize = 256;
 
 /// What was published and what became of it, since the client exists.
 #[derive(Debug, Default)]
@@ -195,7 +197,10 @@ impl Producer {
         deliveries: Arc<Deliveries>,
     ) -> Result<Self, String> {
         let state = Arc::<ProducerState>::default();
-        let context = Context { health, timeout, state: state.clone(), deliveries: deliveries.clone() };
+        let (answers, answered) = mpsc::unbounded_channel();
+        tokio::spawn(answer(answered));
+        let context =
+            Context { health, timeout, state: state.clone(), deliveries: deliveries.clone(), answers };
         let native = BaseProducer::from_config_and_context(&settings.producer(timeout), context)
             .map_err(|error| error.to_string())?;
         let native = Arc::new(native);
@@ -255,6 +260,21 @@ impl Producer {
     }
 }
 
+/// A report, and who waits for it.
+type Answer = (Box<oneshot::Sender<Report>>, Report);
+
+/// Tells who published. Reports come in batches from a thread of librdkafka's: one wake-up across
+/// threads covers a batch, and the many who wait are woken within the runtime, which is cheap.
+async fn answer(mut answered: mpsc::UnboundedReceiver<Answer>) {
+    let mut batch = Vec::with_capacity(ANSWERS);
+    while answered.recv_many(&mut batch, ANSWERS).await > 0 {
+        for (reply, report) in batch.drain(..) {
+            // Whoever published may be gone; the message was delivered all the same, and counted.
+            let _ = reply.send(report);
+        }
+    }
+}
+
 /// Takes reports until nobody uses the producer any more, and is the last to let go of it: that
 /// waits for librdkafka's threads.
 fn take_reports(native: Arc<BaseProducer<Context>>, state: &ProducerState) {
@@ -293,6 +313,8 @@ struct Context {
     timeout: Duration,
     state: Arc<ProducerState>,
     deliveries: Arc<Deliveries>,
+    /// Bounded by what librdkafka holds, which has a report for each.
+    answers: mpsc::UnboundedSender<Answer>,
 }
 
 impl ClientContext for Context {
@@ -326,8 +348,8 @@ impl ProducerContext for Context {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.deliveries.in_flight.fetch_sub(1, Ordering::AcqRel);
-        // Whoever published may be gone; the message was delivered all the same, and counted.
-        let _ = reply.send(report);
+        // Without the runtime nobody is left to be answered.
+        let _ = self.answers.send((reply, report));
     }
 }
 
