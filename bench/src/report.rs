@@ -98,7 +98,8 @@ impl Table {
 
     fn markdown(&self, text: &mut String) {
         let measures = self.measures();
-        let _ = writeln!(text, "\n**{}**\n\n| system | {} |", self.title, measures.join(" | "));
+        let _ =
+            writeln!(text, "\n**{}: {}**\n\n| system | {} |", self.name, self.title, measures.join(" | "));
         let _ = writeln!(text, "|---|{}", "---|".repeat(measures.len().max(1)));
         for row in &self.rows {
             let cells = measures.iter().map(|measure| {
@@ -224,9 +225,11 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The middle of some values.
+/// The middle of some values; of an even number, what lies between the two in the middle.
 pub fn median(values: &[f64]) -> Option<f64> {
-    sorted(values).get(values.len() / 2).copied()
+    let (sorted, middle) = (sorted(values), values.len() / 2);
+    let upper = *sorted.get(middle)?;
+    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(sorted[middle - 1], upper) })
 }
 
 /// From the least to the most, as a share of the median.
@@ -292,7 +295,7 @@ mod tests {
         );
         for wanted in [
             "| system | CPU µs per delivery | p99 ms |",
-            "| Sluice | 4.00 (2.00–4.00) | 9.00 (9.00–9.00) |",
+            "| Sluice | 3.00 (2.00–4.00) | 9.00 (9.00–9.00) |",
             "| a peer | – | – |",
             "Void: a peer, no such command",
             "Disturbed: the floor moved by",

@@ -34,8 +34,7 @@ pub fn run(stage: &Stage, scale: &Scale, entrant: Entrant, clients: usize) -> Re
         .with_context(|| format!("it does not keep up with {FIRST}/s"))?;
     let (mut good, mut bad) = (FIRST, FIRST * 2);
     while bad <= LAST
-        // A second try, because to give up too early would be worse than to take longer.
-        && let Ok(values) = attempt(stage, entrant, clients, bad).or_else(|_| attempt(stage, entrant, clients, bad))
+        && let Ok(values) = attempt(stage, entrant, clients, bad)
     {
         (good, bad, best) = (bad, bad * 2, values);
     }
@@ -58,8 +57,13 @@ pub fn run(stage: &Stage, scale: &Scale, entrant: Entrant, clients: usize) -> Re
     Ok(reached)
 }
 
-/// A run of its own, so that what one rate left behind does not burden the next.
+/// Two tries, because to give up at a stall of the machine would tell less than there is.
 fn attempt(stage: &Stage, entrant: Entrant, count: usize, rate: u64) -> Result<Values> {
+    attempt_once(stage, entrant, count, rate).or_else(|_| attempt_once(stage, entrant, count, rate))
+}
+
+/// A run of its own, so that what one rate left behind does not burden the next.
+fn attempt_once(stage: &Stage, entrant: Entrant, count: usize, rate: u64) -> Result<Values> {
     let window = Window { rate, ..TRIED };
     let started = entrant.start(stage, false)?;
     let mut clients = Clients::open(&started.system.subscription(), None, count)?;

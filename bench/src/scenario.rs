@@ -78,8 +78,8 @@ pub const SCENARIOS: &[Scenario] = &[
             Fanout { also: VARIANTS, ..fanout("a-20", 1000, 20) },
         ]),
     },
-    Scenario { name: "b", repeats: 2, work: Work::Fanouts(&[fanout("b", 10_000, 10)]) },
-    Scenario { name: "c", repeats: 2, work: Work::Saturation(1000) },
+    Scenario { name: "b", repeats: 1, work: Work::Fanouts(&[fanout("b", 10_000, 10)]) },
+    Scenario { name: "c", repeats: 1, work: Work::Saturation(1000) },
     Scenario {
         name: "d",
         repeats: 5,
@@ -90,12 +90,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "e",
-        repeats: 3,
+        repeats: 2,
         work: Work::Fanouts(&[Fanout { bytes: 16 * 1024, ..fanout("e", 100, 50) }]),
     },
     Scenario { name: "f", repeats: 2, work: Work::Idle(10_000) },
-    Scenario { name: "g", repeats: 2, work: Work::Storm(1000) },
-    Scenario { name: "h", repeats: 3, work: Work::Slow(1000) },
+    Scenario { name: "g", repeats: 1, work: Work::Storm(1000) },
+    Scenario { name: "h", repeats: 1, work: Work::Slow(1000) },
     Scenario { name: "i", repeats: 5, work: Work::Publish },
     Scenario { name: "j", repeats: 5, work: Work::Change(&[1, 100, 1000]) },
     Scenario {
@@ -114,7 +114,7 @@ impl Fanout {
     /// What a reader needs to know of it.
     pub fn title(&self, scale: &Scale) -> String {
         format!(
-            "{} {} clients, {} at {}/s",
+            "{} {} clients, {} at {}/s{}",
             thousands(scale.clients(self.clients)),
             if self.sse { "SSE" } else { "WebSocket" },
             if self.bytes < 1024 {
@@ -122,7 +122,8 @@ impl Fanout {
             } else {
                 format!("{} KiB", self.bytes / 1024)
             },
-            self.rate
+            self.rate,
+            if self.only.contains(&Entrant::SluiceTls) { ", without and with TLS" } else { "" }
         )
     }
 
