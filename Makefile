@@ -68,7 +68,8 @@ cluster: build ## Leave a cluster running with Sluice installed, to try things o
 	@scripts/setup build kubernetes cluster
 	@e2e/cluster/try
 
-bench: ## Speed and memory, on an otherwise idle machine: make bench [ARGS="--write docs/PERFORMANCE.md"]
+bench: ## Speed and memory beside others, on an otherwise idle machine: make bench [SCENARIO="a c"] [ARGS="--write docs/PERFORMANCE.md"]
 	@scripts/setup build kafka
+	@scripts/peers
 	@scripts/build sluice sluice-bench
-	$(bin)/sluice-bench $(ARGS)
+	$(bin)/sluice-bench $(SCENARIO) $(ARGS)

@@ -1,19 +1,31 @@
-//! The floor: the least a server can do to bring the same bytes to the same clients. One thread,
-//! one socket each, one `send` per client and message, from a timer instead of a broker.
+//! The floor: the least a server can do to bring messages to clients. One thread, one socket each,
+//! one `send` per client and message. What is posted to it goes to everybody.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use sluice_tests::process::{self, Process};
 
-use crate::epoll::{Epoll, Ticks};
-use crate::load::payload;
-use crate::measure::now_nanos;
+use crate::epoll::Epoll;
+use crate::measure::on_server_cpu;
+use crate::system::{Publication, Subscription, System};
+use crate::wire::{Wire, find};
 
 const LISTENER: usize = usize::MAX;
-const TICKS: usize = usize::MAX - 1;
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 4096;
+/// The longest message with its head.
+const MAX_POST: usize = 64 * 1024;
+/// Characters of an event's id: as many as a cursor of Sluice has, so that both write the same.
+const ID: &str = "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii";
+/// How long a start may take.
+const START: Duration = Duration::from_secs(10);
 
-/// What the floor sends.
+/// What the floor serves.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Where to listen.
@@ -22,50 +34,38 @@ pub struct Options {
     /// Server-sent events instead of WebSocket.
     #[arg(long)]
     pub sse: bool,
-    /// Sending begins when so many clients are there.
-    #[arg(long)]
-    pub clients: usize,
-    /// Messages per second.
-    #[arg(long)]
-    pub rate: u64,
-    /// Messages in all.
-    #[arg(long)]
-    pub messages: u64,
-    /// Bytes of a payload.
-    #[arg(long)]
-    pub bytes: usize,
-    /// Bytes on the wire per message.
-    #[arg(long)]
-    pub frame_bytes: usize,
 }
 
 impl Options {
-    fn head(&self) -> &'static str {
+    fn head(&self) -> &'static [u8] {
         if self.sse {
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         } else {
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         }
     }
 
     fn frame(&self, payload: &[u8]) -> Vec<u8> {
         if self.sse {
-            let around = b"id: \ndata: \n\n".len() + payload.len();
-            let id = vec![b'i'; self.frame_bytes.saturating_sub(around)];
-            [b"id: ", id.as_slice(), b"\ndata: ", payload, b"\n\n"].concat()
-        } else {
-            let length = u16::try_from(payload.len()).expect("a small payload").to_be_bytes();
-            [&[0x81, 126], length.as_slice(), payload].concat()
+            return [b"id: ", ID.as_bytes(), b"\ndata: ", payload, b"\n\n"].concat();
+        }
+        let length = u16::try_from(payload.len()).expect("a small payload");
+        match u8::try_from(length) {
+            Ok(length) if length < 126 => [&[0x81, length], payload].concat(),
+            _ => [&[0x81, 126], length.to_be_bytes().as_slice(), payload].concat(),
         }
     }
 }
 
-struct Client {
+/// A connection: a client once it asked for the stream, a publisher while it posts.
+struct Peer {
     stream: TcpStream,
+    subscribed: bool,
+    request: Vec<u8>,
     unsent: Vec<u8>,
 }
 
-impl Client {
+impl Peer {
     fn send(&mut self, name: usize, frame: &[u8], epoll: &Epoll) -> Result<()> {
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(frame);
@@ -87,6 +87,28 @@ impl Client {
         }
         Ok(())
     }
+
+    /// The next posted payload, once it is whole. Answers what is whole.
+    fn posted(&mut self, options: &Options) -> Result<Option<Vec<u8>>> {
+        let Some(end) = find(&self.request, b"\r\n\r\n") else { return Ok(None) };
+        if self.request.starts_with(b"GET ") {
+            self.request = Vec::new();
+            self.stream.write_all(options.head())?;
+            self.subscribed = true;
+            return Ok(None);
+        }
+        let head = std::str::from_utf8(&self.request[..end])?;
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let whole = end + 4 + length.context("no length")?.parse::<usize>()?;
+        ensure!(whole < MAX_POST, "too long a message");
+        if self.request.len() < whole {
+            return Ok(None);
+        }
+        let payload = self.request[end + 4..whole].to_vec();
+        self.request.drain(..whole);
+        self.stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        Ok(Some(payload))
+    }
 }
 
 fn written(result: std::io::Result<usize>) -> Result<usize> {
@@ -97,59 +119,124 @@ fn written(result: std::io::Result<usize>) -> Result<usize> {
     }
 }
 
-/// Serves until the first client leaves.
-pub fn run(options: &Options) -> Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", options.port))?;
-    listener.set_nonblocking(true)?;
-    let mut epoll = Epoll::new()?;
-    epoll.add(&listener, LISTENER)?;
-    let interval = 1_000_000_000 / options.rate;
-    let mut clients: Vec<Client> = Vec::with_capacity(options.clients);
-    let (mut opened, mut ticks, mut begun, mut sent) = (0, None, 0, 0);
-    let mut request = [0; 4096];
-    loop {
-        for (name, writable) in epoll.wait(-1)? {
-            match name {
-                LISTENER => {
-                    while let Ok((stream, _)) = listener.accept() {
-                        stream.set_nodelay(true)?;
-                        stream.set_nonblocking(true)?;
-                        epoll.add(&stream, clients.len())?;
-                        clients.push(Client { stream, unsent: Vec::new() });
-                    }
-                }
-                TICKS => {
-                    for _ in 0..ticks.as_ref().map_or(0, Ticks::passed) {
-                        if sent == options.messages {
-                            break;
-                        }
-                        let meant = begun + (sent + 1) * interval;
-                        let frame = options.frame(&payload(meant, sent, options.bytes));
-                        for (name, client) in clients.iter_mut().enumerate() {
-                            client.send(name, &frame, &epoll)?;
-                        }
-                        sent += 1;
-                    }
-                }
-                _ if writable => clients[name].flush(name, &epoll)?,
-                // A request is small enough to come in one piece on loopback.
-                _ => match clients[name].stream.read(&mut request) {
-                    Ok(length) if request[..length].ends_with(b"\r\n\r\n") => {
-                        clients[name].stream.write_all(options.head().as_bytes())?;
-                        opened += 1;
-                        if opened == options.clients {
-                            let timer = Ticks::every(interval)?;
-                            begun = now_nanos();
-                            epoll.add(&timer, TICKS)?;
-                            ticks = Some(timer);
-                        }
-                    }
-                    Ok(0) => return Ok(()),
-                    Ok(_) => bail!("a request in pieces"),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return Ok(()),
-                },
+/// Everybody who is connected, by place.
+struct Room<'a> {
+    options: &'a Options,
+    epoll: Epoll,
+    peers: Vec<Option<Peer>>,
+    free: Vec<usize>,
+}
+
+impl Room<'_> {
+    fn accept(&mut self, listener: &TcpListener) -> Result<()> {
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let name = self.free.pop().unwrap_or(self.peers.len());
+            self.epoll.add(&stream, name)?;
+            let peer = Peer { stream, subscribed: false, request: Vec::new(), unsent: Vec::new() };
+            match self.peers.get_mut(name) {
+                Some(place) => *place = Some(peer),
+                None => self.peers.push(Some(peer)),
             }
         }
+        Ok(())
+    }
+
+    /// Writes and reads what the peer `name` has. An error means that it is gone.
+    fn serve(&mut self, name: usize, writable: bool, buffer: &mut [u8]) -> Result<()> {
+        let Some(peer) = &mut self.peers[name] else { return Ok(()) };
+        if writable && !peer.unsent.is_empty() {
+            peer.flush(name, &self.epoll)?;
+        }
+        match peer.stream.read(buffer) {
+            Ok(0) => bail!("it left"),
+            Ok(length) => peer.request.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(peer) = &mut self.peers[name]
+            && let Some(payload) = peer.posted(self.options)?
+        {
+            self.broadcast(&self.options.frame(&payload));
+        }
+        Ok(())
+    }
+
+    fn broadcast(&mut self, frame: &[u8]) {
+        for (name, place) in self.peers.iter_mut().enumerate() {
+            if let Some(peer) = place
+                && peer.subscribed
+                && peer.send(name, frame, &self.epoll).is_err()
+            {
+                *place = None;
+                self.free.push(name);
+            }
+        }
+    }
+}
+
+/// Serves until it is killed.
+pub fn run(options: &Options) -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", options.port))?;
+    // SAFETY: the descriptor is open; a second `listen` only changes the backlog.
+    ensure!(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) } == 0, "no backlog");
+    listener.set_nonblocking(true)?;
+    let mut room = Room { options, epoll: Epoll::new()?, peers: Vec::new(), free: Vec::new() };
+    room.epoll.add(&listener, LISTENER)?;
+    let mut buffer = vec![0; MAX_POST];
+    loop {
+        for (name, writable) in room.epoll.wait(-1)? {
+            if name == LISTENER {
+                room.accept(&listener)?;
+            } else if room.serve(name, writable, &mut buffer).is_err() && room.peers[name].take().is_some() {
+                room.free.push(name);
+            }
+        }
+    }
+}
+
+/// A running floor.
+#[derive(Debug)]
+pub struct Floor {
+    process: Process,
+    port: u16,
+    wire: Wire,
+}
+
+impl Floor {
+    /// Starts one and waits until it listens.
+    pub fn start(wire: Wire) -> Result<Self> {
+        let port = process::port();
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("floor").args(["--port", &port.to_string()]);
+        command.args((wire == Wire::Sse).then_some("--sse"));
+        on_server_cpu(&mut command);
+        let log = process::directory("floor").join("log");
+        let mut process = Process::spawn("floor", command, &log);
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if !process.runs() {
+                bail!("the floor ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            }
+            ensure!(begun.elapsed() < START, "the floor does not listen after {START:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Self { process, port, wire })
+    }
+}
+
+impl System for Floor {
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(vec![self.process.pid()])
+    }
+
+    fn subscription(&self) -> Subscription {
+        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/"), hello: Vec::new() }
+    }
+
+    fn publication(&self) -> Publication {
+        let head = "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n".into();
+        Publication { port: self.port, head, body: <[u8]>::to_vec }
     }
 }

@@ -1,4 +1,5 @@
-//! One kept-alive HTTP connection that asks and waits: for readiness, `/config` and polling.
+//! One kept-alive HTTP connection that asks and waits: for readiness and polling; and what
+//! publishers say and hear.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,12 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::system::Publication;
 use crate::wire::find;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// The status of an answer that has no body and no length.
+const NO_CONTENT: u16 = 204;
 
 /// A connection.
 #[derive(Debug)]
@@ -42,13 +47,57 @@ impl Http {
     }
 }
 
-/// The status and the body of `answer`, if it is whole.
+/// A whole request that publishes `payload`.
+pub fn request(publication: &Publication, payload: &[u8]) -> Vec<u8> {
+    let body = (publication.body)(payload);
+    let head = format!("{}\r\nContent-Length: {}\r\n\r\n", publication.head.trim_end(), body.len());
+    [head.as_bytes(), body.as_slice()].concat()
+}
+
+/// The status and the body of `answer`, if it is whole. A chunked body is given as it came.
 pub fn parse(answer: &[u8]) -> Result<Option<(u16, String)>> {
     let Some(end) = find(answer, b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let status = head.get(9..12).context("not HTTP")?.parse()?;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: usize = length.context("an answer without a length")?.trim().parse()?;
-    let Some(body) = answer.get(end + 4..end + 4 + length) else { return Ok(None) };
-    Ok(Some((status, String::from_utf8_lossy(body).into_owned())))
+    let rest = &answer[end + 4..];
+    let body = if head.contains("\r\ntransfer-encoding: chunked") {
+        rest.ends_with(b"0\r\n\r\n").then_some(rest)
+    } else if status == NO_CONTENT {
+        Some(rest)
+    } else {
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+        let length: usize = length.context("an answer without a length")?.trim().parse()?;
+        rest.get(..length)
+    };
+    Ok(body.map(|body| (status, String::from_utf8_lossy(body).into_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_or_waited_for() {
+        for (answer, wanted) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", Some((200, "hi"))),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nh", None),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Some((204, ""))),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", None),
+            ("HTTP/1.1 201 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Some((201, "0\r\n\r\n"))),
+            ("HTTP/1.1 200", None),
+        ] {
+            let found = parse(answer.as_bytes()).expect("it is HTTP");
+            assert_eq!(found.as_ref().map(|(status, body)| (*status, body.as_str())), wanted, "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_request_says_how_long_it_is() {
+        let publication =
+            Publication { port: 1, head: "POST / HTTP/1.1\r\nHost: x\r\n".into(), body: <[u8]>::to_vec };
+        assert_eq!(
+            request(&publication, b"abc"),
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+        );
+    }
 }

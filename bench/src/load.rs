@@ -1,16 +1,16 @@
-//! Subscribing clients: thousands on one thread, each of which checks that it gets every message
-//! once and in order, and tells how old it was.
+//! Subscribing clients: thousands on one thread, and what they got in a window of time.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use rustls::ClientConfig;
 
+use crate::client::{Client, Seen};
 use crate::epoll::Epoll;
 use crate::histogram::Histogram;
 use crate::measure::{cpu_micros, now_nanos};
-use crate::wire::{Decoder, Event, Wire};
+use crate::system::{Subscription, System};
 
 /// Connections whose opening is waited for together; a listener's backlog holds them.
 const OPENING: usize = 64;
@@ -18,20 +18,6 @@ const OPENING: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes read at once, for all clients.
 const BUFFER: usize = 64 * 1024;
-/// Least bytes of a payload: the intended time, a space, the sequence, a space.
-const STAMP_BYTES: usize = 32;
-
-/// A payload of `bytes` bytes of text that was meant to be sent at `nanos`.
-pub fn payload(nanos: u64, sequence: u64, bytes: usize) -> Vec<u8> {
-    let mut payload = format!("{nanos:020} {sequence:010} ").into_bytes();
-    payload.resize(bytes.max(STAMP_BYTES), b'x');
-    payload
-}
-
-fn stamp(payload: &[u8]) -> Option<(u64, u64)> {
-    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
-    Some((number(payload.get(..20)?)?, number(payload.get(21..31)?)?))
-}
 
 /// When to measure, and how much comes.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +33,28 @@ pub struct Window {
 impl Window {
     /// How many messages are sent, numbered from 0.
     pub fn messages(&self) -> u64 {
-        self.rate * (self.warm + self.measured).as_secs()
+        self.rate * (self.warm + self.measured).as_millis() as u64 / 1000
     }
 }
 
-/// What was received in a window, complete and in order.
+/// What ends a reception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Everybody has everything: what is missing makes the run void.
+    Complete,
+    /// The window is over, whatever is still on its way.
+    Over,
+}
+
+/// What was received in a window, in order.
 #[derive(Debug, Default)]
 pub struct Received {
     /// Messages times clients.
     pub deliveries: u64,
     /// CPU time of the server meanwhile.
     pub cpu_micros: u64,
+    /// The same of this process: what it may have been short of.
+    pub own_micros: u64,
     /// From the intended time of sending.
     pub latency: Histogram,
     /// Bytes on the wire per message and client, over the whole run.
@@ -73,16 +70,10 @@ pub struct Clients {
     open: usize,
 }
 
-#[derive(Debug)]
-struct Client {
-    stream: TcpStream,
-    decoder: Decoder,
-    next: u64,
-}
-
-/// What a look at the sockets brought.
+/// What looks at the sockets brought.
 #[derive(Default)]
-struct Seen {
+struct Tally {
+    latency: Option<Histogram>,
     latest: Option<u64>,
     messages: u64,
     bytes: u64,
@@ -90,9 +81,8 @@ struct Seen {
 }
 
 impl Clients {
-    /// Opens `count` streams at `path`.
-    pub fn open(port: u16, path: &str, wire: Wire, count: usize) -> Result<Self> {
-        let request = wire.request(path);
+    /// Opens `count` streams.
+    pub fn open(to: &Subscription, tls: Option<&Arc<ClientConfig>>, count: usize) -> Result<Self> {
         let mut all = Self {
             epoll: Epoll::new()?,
             clients: Vec::with_capacity(count),
@@ -101,92 +91,92 @@ impl Clients {
         };
         while all.clients.len() < count {
             for _ in 0..OPENING.min(count - all.clients.len()) {
-                let mut stream = TcpStream::connect(("127.0.0.1", port)).context("cannot connect")?;
-                stream.set_nodelay(true)?;
-                stream.write_all(request.as_bytes())?;
-                stream.set_nonblocking(true)?;
-                all.epoll.add(&stream, all.clients.len())?;
-                all.clients.push(Client { stream, decoder: Decoder::new(wire), next: 0 });
+                let client = Client::connect(to, tls)?;
+                all.epoll.add(&client, all.clients.len())?;
+                all.clients.push(client);
             }
             let begun = Instant::now();
             while all.open < all.clients.len() {
                 ensure!(begun.elapsed() < PATIENCE, "{} clients opened, then no more", all.open);
-                all.look(u64::MAX, &mut None, &mut Seen::default())?;
+                all.look(u64::MAX, &mut Tally::default())?;
             }
         }
         Ok(all)
     }
 
-    /// Receives everything `window` announces from the process `pid`, beginning with the first
-    /// message to come.
-    pub fn receive(&mut self, pid: u32, window: Window) -> Result<Received> {
-        let (mut received, mut seen, mut latency) = (Received::default(), Seen::default(), None);
-        seen.finished = self.clients.iter().filter(|client| client.next == window.messages()).count();
-        let (mut span, mut progress) = (None, Instant::now());
-        let mut before = (0, 0);
-        while seen.finished < self.clients.len() {
-            let count = seen.messages;
-            self.look(window.messages(), &mut latency, &mut seen)?;
-            if seen.messages > count {
+    /// Receives what `window` announces from `system`, beginning with the first message to come.
+    pub fn receive(&mut self, system: &dyn System, window: Window, until: Until) -> Result<Received> {
+        let (mut received, mut tally) = (Received::default(), Tally::default());
+        tally.finished = self.clients.iter().filter(|client| client.next == window.messages()).count();
+        let (mut span, mut progress, mut before) = (None, Instant::now(), (0, 0, 0));
+        let cpu =
+            || Ok::<_, anyhow::Error>((cpu_micros(&system.pids()?)?, cpu_micros(&[std::process::id()])?));
+        while tally.finished < self.clients.len() {
+            let count = tally.messages;
+            self.look(window.messages(), &mut tally)?;
+            if tally.messages > count {
                 progress = Instant::now();
             } else if progress.elapsed() > PATIENCE {
                 let behind = self.clients.iter().map(|client| client.next).min().unwrap_or(0);
                 bail!("lost: the slowest client has {behind} of {} messages", window.messages());
             }
-            let Some(first) = seen.latest else { continue };
+            let Some(first) = tally.latest else { continue };
             let (from, to) = *span.get_or_insert_with(|| {
                 let from = first + window.warm.as_nanos() as u64;
                 (from, from + window.measured.as_nanos() as u64)
             });
             let now = now_nanos();
-            if latency.is_none() && now >= from && received.deliveries == 0 {
-                before = (cpu_micros(pid)?, seen.messages);
-                latency = Some(Histogram::default());
+            if tally.latency.is_none() && now >= from && received.deliveries == 0 {
+                let (theirs, own) = cpu()?;
+                before = (theirs, own, tally.messages);
+                tally.latency = Some(Histogram::default());
             }
-            let over = now >= to || seen.finished == self.clients.len();
-            if let Some(latency) = latency.take_if(|_| over) {
+            let over = now >= to || tally.finished == self.clients.len();
+            if let Some(latency) = tally.latency.take_if(|_| over) {
+                let (theirs, own) = cpu()?;
                 received.latency = latency;
-                received.cpu_micros = cpu_micros(pid)? - before.0;
-                received.deliveries = seen.messages - before.1;
+                received.cpu_micros = theirs - before.0;
+                received.own_micros = own - before.1;
+                received.deliveries = tally.messages - before.2;
+                if until == Until::Over {
+                    break;
+                }
             }
         }
-        received.frame_bytes = seen.bytes / seen.messages.max(1);
+        received.frame_bytes = tally.bytes / tally.messages.max(1);
         ensure!(received.deliveries > 0, "nothing was measured");
         Ok(received)
     }
 
-    fn look(&mut self, last: u64, latency: &mut Option<Histogram>, seen: &mut Seen) -> Result<()> {
+    /// Goes on answering pings for `time`.
+    pub fn rest(&mut self, time: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            self.look(u64::MAX, &mut Tally::default())?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, last: u64, tally: &mut Tally) -> Result<()> {
         for (name, _) in self.epoll.wait(10)? {
-            let Client { stream, decoder, next } = &mut self.clients[name];
-            let length = match stream.read(&mut self.buffer) {
-                Ok(0) => bail!("the server closed a connection"),
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let now = now_nanos();
-            let (mut wrong, open) = (None, &mut self.open);
-            decoder.take(&self.buffer[..length], &mut |event| match event {
-                Event::Open => *open += 1,
-                // A few bytes fit an idle socket's buffer.
-                Event::Answer(bytes) => drop(stream.write(bytes)),
-                Event::Message(payload) => match stamp(payload) {
-                    Some((sent, sequence)) if sequence == *next => {
-                        *next += 1;
-                        seen.latest = Some(sent);
-                        seen.messages += 1;
-                        seen.finished += usize::from(*next == last);
-                        if let Some(latency) = latency {
-                            latency.record(now.saturating_sub(sent) / 1000);
-                        }
+            let (mut now, mut latest, mut messages, open) = (None, None, 0, &mut self.open);
+            let latency = &mut tally.latency;
+            let client = &mut self.clients[name];
+            let before = client.next;
+            tally.bytes += client.read(&mut self.buffer, &mut |seen| match seen {
+                Seen::Open => *open += 1,
+                Seen::Message(sent) => {
+                    latest = Some(sent);
+                    messages += 1;
+                    if let Some(latency) = latency {
+                        let now = *now.get_or_insert_with(now_nanos);
+                        latency.record(now.saturating_sub(sent) / 1000);
                     }
-                    found => wrong = Some((found, *next)),
-                },
-            })?;
-            seen.bytes += length as u64;
-            if let Some((found, wanted)) = wrong {
-                bail!("lost, doubled or out of order: got (time, sequence) {found:?} instead of {wanted}");
-            }
+                }
+            })? as u64;
+            tally.latest = latest.or(tally.latest);
+            tally.messages += messages;
+            tally.finished += usize::from(before < last && client.next == last);
         }
         Ok(())
     }
@@ -194,19 +184,34 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
+    use crate::client::payload;
+    use crate::system::Publication;
+    use crate::wire::Wire;
 
-    #[test]
-    fn a_payload_carries_its_time_and_number() {
-        let text = payload(1_795_265_823_249_145_845, 42, 200);
-        assert_eq!((text.len(), stamp(&text)), (200, Some((1_795_265_823_249_145_845, 42))));
-        assert_eq!(stamp(b"short"), None);
+    /// This process, serving at a port.
+    struct Here(u16);
+
+    impl System for Here {
+        fn pids(&self) -> Result<Vec<u32>> {
+            Ok(vec![std::process::id()])
+        }
+
+        fn subscription(&self) -> Subscription {
+            let wire = Wire::WebSocket;
+            Subscription { port: self.0, wire, request: wire.request("/"), hello: Vec::new() }
+        }
+
+        fn publication(&self) -> Publication {
+            Publication { port: self.0, head: String::new(), body: <[u8]>::to_vec }
+        }
     }
 
     /// Serves one WebSocket client the messages numbered `sequences`.
-    fn serve(sequences: &'static [u64]) -> u16 {
+    fn serve(sequences: &'static [u64]) -> Here {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         std::thread::spawn(move || {
@@ -220,7 +225,7 @@ mod tests {
             // Until the client leaves.
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        port
+        Here(port)
     }
 
     #[test]
@@ -229,9 +234,10 @@ mod tests {
         for (sequences, good) in
             [(&[0, 1, 2][..], true), (&[0, 2], false), (&[0, 0, 1], false), (&[1, 0, 2], false)]
         {
+            let here = serve(sequences);
             // They may come with the head already, and then there is nothing left to measure.
-            let outcome = Clients::open(serve(sequences), "/", Wire::WebSocket, 1)
-                .and_then(|mut clients| clients.receive(std::process::id(), window));
+            let outcome = Clients::open(&here.subscription(), None, 1)
+                .and_then(|mut clients| clients.receive(&here, window, Until::Complete));
             let lost = outcome.as_ref().is_err_and(|error| error.to_string().contains("out of order"));
             assert_eq!(lost, !good, "{sequences:?}: {outcome:?}");
         }

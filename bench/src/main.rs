@@ -1,50 +1,68 @@
-//! `make bench`: measures Sluice, and beside it in the same run what it cannot beat: a floor that
-//! only writes the bytes, and librdkafka alone. The table goes to stdout, the values to a file.
+//! `make bench`: measures Sluice, and beside it in the same run what others make of the same, and
+//! what nobody can beat: a floor that only writes the bytes, and librdkafka alone. The tables go to
+//! stdout, the values to a file.
 //!
 //! The system under test has the first core to itself; load and broker share the second.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use sluice_tests::Cluster;
 
-use crate::measure::{LOAD_CPU, Machine, now_nanos, pin};
+use crate::entrant::Stage;
+use crate::measure::{LOAD_CPU, Machine, pin};
 use crate::report::Report;
-use crate::scenario::{Bench, NAMES, Scale};
+use crate::run::Run;
+use crate::scenario::{SCENARIOS, Scale, Scenario};
 
+mod aims;
+mod broker;
+mod change;
+mod client;
+mod crowd;
+mod curve;
+mod disturbed;
+mod entrant;
 mod epoll;
+mod fanout;
 mod feed;
 mod floor;
 mod histogram;
 mod http;
+mod idle;
+mod librdkafka;
 mod load;
 mod measure;
 mod peer;
 mod publish;
 mod report;
+mod run;
+mod saturation;
 mod scenario;
 mod server;
+mod svg;
 mod system;
 mod wire;
 
-/// No repeat begins that would end after this.
-const BOUND: Duration = Duration::from_secs(12 * 60);
+/// Repeats of what is worth most.
+const MOST_REPEATS: usize = 5;
 
 /// Measures Sluice on this machine.
 #[derive(Parser)]
-#[command(after_help = "Example: make bench, or sluice-bench --quick --only fanout,publish")]
+#[command(after_help = "Example: make bench SCENARIO=a, or sluice-bench --quick a c start")]
 struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
     /// A smoke test: one repeat of little.
     #[arg(long)]
     quick: bool,
-    /// Repeats of everything.
-    #[arg(long, default_value_t = 5)]
-    repeats: usize,
-    /// Only these scenarios: fanout, publish, idle, change, start.
+    /// No second repeat begins that would end later than so many minutes after the start.
+    #[arg(long, default_value_t = 20)]
+    minutes: u64,
+    /// Only these scenarios; all of them without.
+    scenarios: Vec<String>,
+    /// Only systems whose names begin so; everybody without.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the values go [default: bench.json in SLUICE_CACHE].
@@ -81,7 +99,7 @@ fn main() -> Result<()> {
     match &arguments.part {
         Some(Part::Floor(options)) => floor::run(options),
         Some(Part::Produce { brokers, topic, load }) => {
-            println!("{}", serde_json::to_string(&publish::librdkafka(brokers, topic, load)?)?);
+            println!("{}", serde_json::to_string(&librdkafka::publish(brokers, topic, load)?)?);
             Ok(())
         }
         Some(Part::Peers) => peer::check::all(),
@@ -90,60 +108,55 @@ fn main() -> Result<()> {
 }
 
 fn measure(arguments: &Arguments) -> Result<()> {
-    let names: Vec<&str> = match arguments.only.as_slice() {
-        [] => NAMES.to_vec(),
-        only => only.iter().map(String::as_str).collect(),
-    };
+    let scenarios = chosen(&arguments.scenarios)?;
     pin(LOAD_CPU);
-    let (begun, machine) = (Instant::now(), Machine::here());
-    let bench = bench(arguments.quick)?;
-    let mut report = Report {
-        machine,
-        versions: versions(&bench)?,
-        command: command(),
-        started: now_nanos() / 1_000_000_000,
-        rows: Vec::new(),
-        void: Vec::new(),
-    };
-    for repeat in 1..=if arguments.quick { 1 } else { arguments.repeats } {
-        let repeat_begun = Instant::now();
-        for name in &names {
-            let scenario_begun = Instant::now();
-            if let Err(error) = bench.run(name, &mut report) {
-                report.void.push(format!("repeat {repeat}: {error:#}"));
-                eprintln!("{name} is void: {error:#}");
+    let (begun, machine, stage) = (Instant::now(), Machine::here(), Stage::new()?);
+    let report = Report::new(machine, versions(&stage)?, command());
+    let scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
+    let mut run = Run { stage: &stage, scale, only: &arguments.only, report };
+    let bound = Duration::from_secs(arguments.minutes * 60);
+    let repeats = if arguments.quick { 1 } else { MOST_REPEATS };
+    let mut took = vec![Duration::ZERO; scenarios.len()];
+    for repeat in 1..=repeats {
+        for (scenario, took) in scenarios.iter().zip(&mut took) {
+            if repeat > scenario.repeats || (repeat > 1 && begun.elapsed() + *took > bound) {
+                continue;
             }
-            eprintln!("repeat {repeat}: {name}, {:.1} s", scenario_begun.elapsed().as_secs_f64());
-        }
-        if begun.elapsed() + repeat_begun.elapsed() > BOUND {
-            eprintln!("{repeat} repeats; another would end after {BOUND:?}");
-            break;
+            let scenario_begun = Instant::now();
+            run.repeat(scenario);
+            *took = scenario_begun.elapsed();
+            eprintln!("repeat {repeat} of {}: {:.1} s", scenario.name, took.as_secs_f64());
         }
     }
-    drop(bench);
-    finish(arguments, &report)
+    run.report.aims = aims::judge(&run.report);
+    finish(arguments, &run.report)
 }
 
-fn bench(quick: bool) -> Result<Bench> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let cluster = runtime.block_on(Cluster::start(1));
-    let seconds = Duration::from_secs;
-    let scale = if quick {
-        Scale { clients: 100, idle: 500, warm: seconds(1), measured: seconds(1), changes: 10 }
-    } else {
-        Scale { clients: 1000, idle: 10_000, warm: seconds(1), measured: seconds(5), changes: 100 }
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    if names.is_empty() {
+        return Ok(SCENARIOS.iter().collect());
+    }
+    let found = |name: &String| {
+        SCENARIOS.iter().find(|scenario| scenario.name == name).with_context(|| {
+            let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+            format!("no scenario is called {name}; there are {}", names.join(", "))
+        })
     };
-    Ok(Bench { scale, binary: server::binary()?, cluster, runtime })
+    names.iter().map(found).collect()
 }
 
-fn versions(bench: &Bench) -> Result<Vec<String>> {
-    let output = std::process::Command::new(&bench.binary).arg("--version").output()?;
+fn versions(stage: &Stage) -> Result<Vec<String>> {
+    let output = std::process::Command::new(&stage.binary).arg("--version").output()?;
     let librdkafka = rdkafka::util::get_rdkafka_version().1;
-    Ok(vec![
+    let mut versions = vec![
         String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         format!("librdkafka {librdkafka}"),
         "one Apache Kafka node, acks=all, idempotent".into(),
-    ])
+    ];
+    // A peer that is not there says so in its rows.
+    let peer = |kind: peer::Kind| Some(format!("{} {}", kind.name(), kind.version().ok()?));
+    versions.extend(peer::Kind::ALL.into_iter().filter_map(peer));
+    Ok(versions)
 }
 
 /// The command that repeats this run.
@@ -166,11 +179,11 @@ fn finish(arguments: &Arguments, report: &Report) -> Result<()> {
     std::fs::write(&json, serde_json::to_string_pretty(report)?)?;
     println!("{}", report.markdown());
     eprintln!("all values: {}", json.display());
-    if !report.void.is_empty() {
-        bail!("{} runs are void", report.void.len());
+    if let Some(page) = &arguments.write {
+        report.write(page)?;
     }
-    match &arguments.write {
-        Some(page) => report.write(page),
-        None => Ok(()),
-    }
+    let ours = report.tables.iter().flat_map(|table| &table.rows);
+    let void: usize = ours.filter(|row| row.system.starts_with("Sluice")).map(|row| row.void.len()).sum();
+    ensure!(void == 0, "{void} runs of Sluice are void");
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 /// The system under test runs here.
@@ -40,23 +40,41 @@ pub fn now_nanos() -> u64 {
     u64::try_from(since.as_nanos()).expect("the year is before 2554")
 }
 
-/// CPU time that a process used so far, in microseconds.
-pub fn cpu_micros(pid: u32) -> Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
-    // The name, which may hold anything, ends at the last parenthesis; user and system time are
-    // the 14th and 15th field, the name being the second.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    // SAFETY: no pointers are passed.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
-    Ok(ticks * (1_000_000 / per_second))
+/// CPU time that processes used so far, in microseconds.
+pub fn cpu_micros(pids: &[u32]) -> Result<u64> {
+    pids.iter().map(|pid| process_micros(*pid)).sum()
 }
 
-/// Resident bytes of a process.
-pub fn resident_bytes(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+/// The kernel's own clock of a process is exact; `/proc` counts in hundredths of a second.
+fn process_micros(pid: u32) -> Result<u64> {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both places live through the calls.
+    let told = unsafe {
+        libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    ensure!(told, "the process {pid} is gone");
+    Ok(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
+}
+
+/// Resident bytes of processes.
+pub fn resident_bytes(pids: &[u32]) -> Result<u64> {
+    memory(pids, "VmRSS:")
+}
+
+/// The most they ever had resident.
+pub fn peak_bytes(pids: &[u32]) -> Result<u64> {
+    memory(pids, "VmHWM:")
+}
+
+fn memory(pids: &[u32], field: &str) -> Result<u64> {
+    let mut bytes = 0;
+    for pid in pids {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+        bytes += line.trim_end_matches("kB").trim().parse::<u64>()? * 1024;
+    }
+    Ok(bytes)
 }
 
 /// The machine, for the reader of a table.

@@ -1,5 +1,5 @@
-//! The result: one row a measure, with the median and the extremes of its repeats, as JSON and as
-//! the Markdown table of `docs/PERFORMANCE.md`.
+//! The result: one table a measurement, one row a system, with the values of every repeat; as JSON
+//! and as the Markdown between the markers of `docs/PERFORMANCE.md`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,31 +7,123 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::measure::Machine;
+use crate::aims::{self, Verdict};
+use crate::curve::Curve;
+use crate::measure::{Machine, now_nanos};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 /// If the floor moves by a larger share between repeats, something else had the cores.
 const FLOOR_MAY_MOVE: f64 = 0.15;
 
-/// One measure.
+/// Characters of a reason that are kept.
+const MAX_REASON: usize = 400;
+
+/// Where pictures go, beside the page.
+const CURVES: &str = "curves";
+
+/// A measure's name, which heads its column.
+pub type Measure = &'static str;
+/// What one run of one system gave.
+pub type Values = Vec<(Measure, f64)>;
+
+/// CPU time of the system's processes per message that a client got.
+pub const CPU: Measure = "CPU µs per delivery";
+/// Half of the messages were not older.
+pub const P50: Measure = "p50 ms";
+/// 99 of 100 messages were not older.
+pub const P99: Measure = "p99 ms";
+/// 999 of 1,000 messages were not older.
+pub const P999: Measure = "p99.9 ms";
+/// Messages times clients in the measured window.
+pub const DELIVERIES: Measure = "deliveries";
+/// The most memory the system's processes had resident.
+pub const PEAK: Measure = "peak MiB";
+/// Messages per second to every client.
+pub const RATE: Measure = "messages/s";
+/// Memory that an idle client adds.
+pub const IDLE: Measure = "KiB per client";
+/// CPU time of the system's processes per published message.
+pub const EACH: Measure = "CPU µs each";
+/// Bytes on the wire per delivery. Not shown.
+pub const FRAME: Measure = "frame bytes";
+/// The same, where it tells who was at the limit.
+pub const LOADED: Measure = "load generator, % of its core";
+/// How much of a core the load generator used. Not shown.
+pub const OWN: Measure = "load generator, % of a core";
+
+/// Measures that stand in the JSON only.
+const UNSHOWN: &[Measure] = &[FRAME, OWN];
+
+/// What one system did in one measurement.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// What is measured, with its conditions.
-    pub what: String,
-    /// Unit of all values.
-    pub unit: &'static str,
-    /// What is aimed at, in words; empty if nothing is.
-    pub aim: &'static str,
-    /// Sluice's values, one a repeat.
-    pub sluice: Vec<f64>,
-    /// What `beside` is.
-    pub peer: &'static str,
-    /// The values of what ran beside it in the same run.
-    pub beside: Vec<f64>,
+    /// Who.
+    pub system: String,
+    /// The values of the repeats, by measure.
+    pub values: Vec<(Measure, Vec<f64>)>,
+    /// Why repeats are void.
+    pub void: Vec<String>,
 }
 
-/// All measures of a run.
+impl Row {
+    /// The middle of what was measured.
+    pub fn median(&self, measure: Measure) -> Option<f64> {
+        let (_, values) = self.values.iter().find(|(name, _)| *name == measure)?;
+        median(values)
+    }
+}
+
+/// One measurement of several systems.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    /// Its name in code.
+    pub name: String,
+    /// What is measured, with its conditions.
+    pub title: String,
+    /// One row a system.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures: Vec<Measure> = Vec::new();
+        for (measure, _) in self.rows.iter().flat_map(|row| &row.values) {
+            if !measures.contains(measure) && !UNSHOWN.contains(measure) {
+                measures.push(measure);
+            }
+        }
+        measures
+    }
+
+    fn markdown(&self, text: &mut String) {
+        let measures = self.measures();
+        let _ =
+            writeln!(text, "\n**{}: {}**\n\n| system | {} |", self.name, self.title, measures.join(" | "));
+        let _ = writeln!(text, "|---|{}", "---|".repeat(measures.len().max(1)));
+        for row in &self.rows {
+            let cells = measures.iter().map(|measure| {
+                let found = row.values.iter().find(|(name, _)| name == measure);
+                found.map_or_else(|| "–".into(), |(_, values)| shown(values))
+            });
+            let cells: Vec<String> = cells.collect();
+            let _ = writeln!(text, "| {} | {} |", row.system, cells.join(" | "));
+        }
+        for row in &self.rows {
+            for void in &row.void {
+                let _ = writeln!(text, "\nVoid: {}, {void}", row.system);
+            }
+        }
+        let floor = self.rows.iter().find(|row| row.system == "floor");
+        let cpu = floor.and_then(|row| row.values.iter().find(|(name, _)| *name == CPU));
+        let moved = cpu.map_or(0.0, |(_, values)| spread(values));
+        if moved > FLOOR_MAY_MOVE {
+            let _ = writeln!(text, "\nDisturbed: the floor moved by {:.0} % between repeats.", moved * 100.0);
+        }
+    }
+}
+
+/// All measurements of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Where.
@@ -42,32 +134,50 @@ pub struct Report {
     pub command: String,
     /// When, in seconds since 1970.
     pub started: u64,
-    /// The measures, in the order of the first repeat.
-    pub rows: Vec<Row>,
-    /// Runs that are void, and why.
-    pub void: Vec<String>,
+    /// In the order of the first repeat.
+    pub tables: Vec<Table>,
+    /// What is aimed at, judged when all is measured.
+    pub aims: Vec<Verdict>,
+    /// How cost grows, if that was measured.
+    pub curves: Vec<Curve>,
 }
 
 impl Report {
-    /// Adds a repeat's value, and that of `peer`, which may have none.
-    pub fn add(
-        &mut self,
-        what: &str,
-        unit: &'static str,
-        aim: &'static str,
-        sluice: f64,
-        beside: Option<(&'static str, f64)>,
-    ) {
-        let place =
-            self.rows.iter().position(|row| row.what == what && row.unit == unit).unwrap_or_else(|| {
-                let peer = beside.map_or("", |(peer, _)| peer);
-                let what = what.to_owned();
-                self.rows.push(Row { what, unit, aim, sluice: Vec::new(), peer, beside: Vec::new() });
-                self.rows.len() - 1
-            });
-        let row = &mut self.rows[place];
-        row.sluice.push(sluice);
-        row.beside.extend(beside.map(|(_, value)| value));
+    /// Nothing is measured yet.
+    pub fn new(machine: Machine, versions: Vec<String>, command: String) -> Self {
+        let started = now_nanos() / 1_000_000_000;
+        Self { machine, versions, command, started, tables: Vec::new(), aims: Vec::new(), curves: Vec::new() }
+    }
+
+    /// Adds what a run of `system` gave, or why it gave nothing.
+    pub fn add(&mut self, table: (&str, &str), system: &str, outcome: Result<Values>) {
+        let (name, title) = table;
+        let tables = &mut self.tables;
+        let place = tables.iter().position(|table| table.name == name).unwrap_or_else(|| {
+            tables.push(Table { name: name.into(), title: title.into(), rows: Vec::new() });
+            tables.len() - 1
+        });
+        let rows = &mut tables[place].rows;
+        let place = rows.iter().position(|row| row.system == system).unwrap_or_else(|| {
+            rows.push(Row { system: system.into(), values: Vec::new(), void: Vec::new() });
+            rows.len() - 1
+        });
+        let row = &mut rows[place];
+        match outcome {
+            Err(error) => row.void.push(brief(&format!("{error:#}"))),
+            Ok(values) => values.into_iter().for_each(|(measure, value)| {
+                match row.values.iter_mut().find(|(name, _)| *name == measure) {
+                    Some((_, values)) => values.push(value),
+                    None => row.values.push((measure, vec![value])),
+                }
+            }),
+        }
+    }
+
+    /// A row, if it was measured.
+    pub fn row(&self, table: &str, system: &str) -> Option<&Row> {
+        let table = self.tables.iter().find(|it| it.name == table)?;
+        table.rows.iter().find(|row| row.system == system)
     }
 
     /// Everything but the values themselves, for people.
@@ -76,7 +186,7 @@ impl Report {
         let machine = &self.machine;
         let _ = writeln!(
             text,
-            "{}, {} cores, {} GiB, Linux {}, TCP {}, load average {} before. {}. Command: `{}`. Medians of the repeats (least–most).\n",
+            "{}, {} cores, {} GiB, Linux {}, TCP {}, load average {} before. {}. Command: `{}`. Medians of the repeats (least–most).",
             machine.processor,
             machine.cores,
             machine.memory_gib,
@@ -86,89 +196,76 @@ impl Report {
             self.versions.join(", "),
             self.command
         );
-        let _ = writeln!(
-            text,
-            "| measure | unit | aim | Sluice | beside it, in the same run |\n|---|---|---|---|---|"
-        );
-        for row in &self.rows {
-            let beside = if row.beside.is_empty() {
-                String::new()
-            } else {
-                format!("{}: {}", row.peer, shown(&row.beside))
-            };
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {beside} |",
-                row.what,
-                row.unit,
-                row.aim,
-                shown(&row.sluice)
-            );
-        }
-        for row in self.rows.iter().filter(|row| row.peer == "floor" && row.unit.starts_with("CPU")) {
-            let moved = spread(&row.beside);
-            if moved > FLOOR_MAY_MOVE {
-                let _ = writeln!(
-                    text,
-                    "\nDisturbed: the floor of “{}” moved by {:.0} % between repeats.",
-                    row.what,
-                    moved * 100.0
-                );
-            }
-        }
-        for void in &self.void {
-            let _ = writeln!(text, "\nVoid: {void}");
-        }
+        aims::markdown(&self.aims, &mut text);
+        self.tables.iter().for_each(|table| table.markdown(&mut text));
         text
     }
 
-    /// Puts the table into `page`, between its markers.
+    /// Puts the tables into `page`, between its markers, and the curves beside it.
     pub fn write(&self, page: &Path) -> Result<()> {
         let text = std::fs::read_to_string(page).with_context(|| format!("{}", page.display()))?;
         let (before, rest) =
             text.split_once(BEGIN).with_context(|| format!("no {BEGIN} in {}", page.display()))?;
         let (_, after) = rest.split_once(END).with_context(|| format!("no {END} in {}", page.display()))?;
-        Ok(std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))?)
+        std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))?;
+        let directory = page.with_file_name(CURVES);
+        self.curves.iter().try_for_each(|curve| curve.write(&directory))
     }
+}
+
+/// One line of what may be a whole log.
+fn brief(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(MAX_REASON).collect()
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// The middle of some values; of an even number, what lies between the two in the middle.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let (sorted, middle) = (sorted(values), values.len() / 2);
+    let upper = *sorted.get(middle)?;
+    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(sorted[middle - 1], upper) })
 }
 
 /// From the least to the most, as a share of the median.
 fn spread(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.as_slice() {
-        [first, .., last] => (last - first) / sorted[sorted.len() / 2],
+    match sorted(values).as_slice() {
+        [first, middle @ .., last] => (last - first) / median(middle).unwrap_or(*last),
         _ => 0.0,
     }
 }
 
 fn shown(values: &[f64]) -> String {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.as_slice() {
+    match sorted(values).as_slice() {
         [] => String::new(),
         [only] => number(*only),
         [first, .., last] => {
-            format!("{} ({}–{})", number(sorted[sorted.len() / 2]), number(*first), number(*last))
+            let middle = median(values).unwrap_or_default();
+            format!("{} ({}–{})", number(middle), number(*first), number(*last))
         }
     }
 }
 
 /// Three digits, and no more behind the point than help.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     match value.abs() {
         size if size < 10.0 => format!("{value:.2}"),
         size if size < 100.0 => format!("{value:.1}"),
-        size if size < 10_000.0 => format!("{value:.0}"),
-        _ => {
-            let (thousands, rest) = ((value / 1000.0).trunc(), (value % 1000.0).abs().trunc());
-            format!("{thousands:.0},{rest:03.0}")
-        }
+        size if size < 1000.0 => format!("{value:.0}"),
+        size if size < 1_000_000.0 => format!("{},{:03}", value as i64 / 1000, value as i64 % 1000),
+        _ => format!("{:.2} M", value / 1_000_000.0),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
 
     #[test]
@@ -179,30 +276,31 @@ mod tests {
     }
 
     #[test]
-    fn a_page_keeps_what_is_around_its_table() {
+    fn a_page_keeps_what_is_around_its_tables() {
         let page = std::env::temp_dir().join(format!("sluice-bench-page-{}", std::process::id()));
         std::fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n"))
             .expect("a file can be written");
-        let mut report = Report {
-            machine: Machine::here(),
-            versions: vec!["sluice 1".into()],
-            command: "make bench".into(),
-            started: 0,
-            rows: Vec::new(),
-            void: Vec::new(),
-        };
-        report.add("a thing", "ms", "≤ 3", 2.0, Some(("floor", 1.0)));
-        report.add("a thing", "ms", "≤ 3", 4.0, Some(("floor", 1.5)));
+        let mut report = Report::new(Machine::here(), vec!["sluice 1".into()], "make bench".into());
+        for (floor, ours) in [(1.0, 2.0), (1.5, 4.0)] {
+            report.add(("a", "a thing"), "floor", Ok(vec![(CPU, floor), (FRAME, 7.0)]));
+            report.add(("a", "a thing"), "Sluice", Ok(vec![(CPU, ours), (P99, 9.0)]));
+        }
+        report.add(("a", "a thing"), "a peer", Err(anyhow!("no such command")));
         report.write(&page).expect("it has markers");
         let text = std::fs::read_to_string(&page).expect("it is there");
+        std::fs::remove_file(&page).expect("it is there");
         assert!(
             text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"),
             "{text}"
         );
-        assert!(
-            text.contains("| a thing | ms | ≤ 3 | 4.00 (2.00–4.00) | floor: 1.50 (1.00–1.50) |"),
-            "{text}"
-        );
-        std::fs::remove_file(page).expect("it is there");
+        for wanted in [
+            "| system | CPU µs per delivery | p99 ms |",
+            "| Sluice | 3.00 (2.00–4.00) | 9.00 (9.00–9.00) |",
+            "| a peer | – | – |",
+            "Void: a peer, no such command",
+            "Disturbed: the floor moved by",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is missing in {text}");
+        }
     }
 }

@@ -1,20 +1,23 @@
-//! The servers under test, each a process of its own on the server's core: `sluice run`, and the
-//! floor. Dropping one kills it.
+//! `sluice run`, a process of its own on the server's core. Dropping it kills it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use sluice_tests::Documents;
 use sluice_tests::process::{self, Process};
 
-use crate::floor;
 use crate::http::Http;
 use crate::measure::on_server_cpu;
+use crate::system::{Publication, Subscription, System};
+use crate::wire::Wire;
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
+
+/// Where the one channel is served.
+const PATH: &str = "/bench/messages";
 
 /// A running `sluice run`.
 #[derive(Debug)]
@@ -22,39 +25,65 @@ pub struct Server {
     process: Process,
     log: PathBuf,
     file: PathBuf,
+    wire: Wire,
+    subscribe: u16,
     /// The public port.
     pub port: u16,
-    /// The admin port.
-    pub admin: u16,
+    admin: u16,
+}
+
+/// What it serves, and how clients reach it.
+struct Setup<'a> {
+    documents: &'a Documents,
+    wire: Wire,
+    tls: Option<&'a str>,
 }
 
 impl Server {
     /// Serves `documents` and waits until it is ready.
-    pub fn start(binary: &Path, documents: &Documents) -> Result<Self> {
-        let mut server = Self::launch(binary, documents)?;
-        let begun = Instant::now();
-        while !Http::connect(server.admin)
-            .and_then(|mut admin| admin.get("/readyz"))
-            .is_ok_and(|(status, _)| status == 200)
-        {
-            server.check()?;
-            ensure!(begun.elapsed() < START, "sluice is not ready after {START:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(server)
+    pub fn start(binary: &Path, documents: &Documents, wire: Wire) -> Result<Self> {
+        Self::begin(binary, &Setup { documents, wire, tls: None })?.ready()
+    }
+
+    /// Serves clients with the certificate of `secret`.
+    pub fn with_tls(binary: &Path, documents: &Documents, wire: Wire, secret: &str) -> Result<Self> {
+        Self::begin(binary, &Setup { documents, wire, tls: Some(secret) })?.ready()
     }
 
     /// Serves `documents` and waits for nothing.
     pub fn launch(binary: &Path, documents: &Documents) -> Result<Self> {
+        Self::begin(binary, &Setup { documents, wire: Wire::Sse, tls: None })
+    }
+
+    fn begin(binary: &Path, setup: &Setup<'_>) -> Result<Self> {
         let home = process::directory("sluice");
         let (file, log) = (home.join("apis.yaml"), home.join("log"));
-        std::fs::write(&file, documents.text())?;
+        std::fs::write(&file, setup.documents.text())?;
         let (port, admin) = (process::port(), process::port());
+        let mut subscribe = port;
         let mut command = Command::new(binary);
         command.arg("run").arg("-f").arg(&file).arg("--state").arg(home.join("state"));
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
+        if let Some(secret) = setup.tls {
+            subscribe = process::port();
+            command.args(["--listen-tls", &format!("127.0.0.1:{subscribe}"), "--tls-secret", secret]);
+        }
         on_server_cpu(&mut command);
-        Ok(Self { process: Process::spawn("sluice", command, &log), log, file, port, admin })
+        let process = Process::spawn("sluice", command, &log);
+        Ok(Self { process, log, file, wire: setup.wire, subscribe, port, admin })
+    }
+
+    fn ready(mut self) -> Result<Self> {
+        let begun = Instant::now();
+        while !Http::connect(self.admin)
+            .and_then(|mut admin| admin.get("/readyz"))
+            .is_ok_and(|(status, _)| status == 200)
+        {
+            self.check()?;
+            ensure!(begun.elapsed() < START, "sluice is not ready after {START:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(self)
     }
 
     /// Its process id.
@@ -76,6 +105,22 @@ impl Server {
     }
 }
 
+impl System for Server {
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(vec![self.pid()])
+    }
+
+    fn subscription(&self) -> Subscription {
+        let request = self.wire.request(PATH);
+        Subscription { port: self.subscribe, wire: self.wire, request, hello: Vec::new() }
+    }
+
+    fn publication(&self) -> Publication {
+        let head = format!("POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n");
+        Publication { port: self.port, head, body: <[u8]>::to_vec }
+    }
+}
+
 /// The binary under test: `SLUICE_BIN`, else the one beside this program.
 pub fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("SLUICE_BIN") {
@@ -84,30 +129,4 @@ pub fn binary() -> Result<PathBuf> {
     };
     ensure!(path.exists(), "{} is missing: run `make build`", path.display());
     Ok(path)
-}
-
-/// Starts the floor and waits until it listens.
-pub fn floor(options: &floor::Options) -> Result<Process> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("floor").args(["--port", &options.port.to_string(), "--rate", &options.rate.to_string()]);
-    command.args(["--clients", &options.clients.to_string(), "--messages", &options.messages.to_string()]);
-    command.args(["--bytes", &options.bytes.to_string(), "--frame-bytes", &options.frame_bytes.to_string()]);
-    command.args(options.sse.then_some("--sse"));
-    on_server_cpu(&mut command);
-    let log = process::directory("floor").join("log");
-    let mut process = Process::spawn("floor", command, &log);
-    let begun = Instant::now();
-    // The listener is watched in the kernel's table: a connection would count as a client.
-    while !listens(options.port)? {
-        ensure!(process.runs(), "the floor ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
-        ensure!(begun.elapsed() < START, "the floor does not listen after {START:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(process)
-}
-
-fn listens(port: u16) -> Result<bool> {
-    let sockets = std::fs::read_to_string("/proc/net/tcp").context("no table of sockets")?;
-    let wanted = format!("0100007F:{port:04X} 00000000:0000 0A");
-    Ok(sockets.lines().any(|line| line.contains(&wanted)))
 }
