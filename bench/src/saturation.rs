@@ -59,7 +59,10 @@ pub fn run(stage: &Stage, scale: &Scale, entrant: Entrant, clients: usize) -> Re
 
 /// Two tries, because to give up at a stall of the machine would tell less than there is.
 fn attempt(stage: &Stage, entrant: Entrant, count: usize, rate: u64) -> Result<Values> {
-    attempt_once(stage, entrant, count, rate).or_else(|_| attempt_once(stage, entrant, count, rate))
+    attempt_once(stage, entrant, count, rate).or_else(|error| {
+        eprintln!("{} at {rate}/s, first try: {error:#}", entrant.name());
+        attempt_once(stage, entrant, count, rate)
+    })
 }
 
 /// A run of its own, so that what one rate left behind does not burden the next.
