@@ -8,6 +8,7 @@ use sluice_operator::children::ChildKind;
 use sluice_operator::world::api_resource;
 use sluice_tests::client::http::publish;
 use sluice_tests::client::websocket::WebSocket;
+use sluice_tests::cluster::Request;
 use sluice_tests::{ControlPlane, eventually, within};
 
 use crate::bed::{Bed, shop};
@@ -98,7 +99,23 @@ async fn the_operator_recovers_and_traffic_goes_on_while_the_api_server_is_away(
     answers(&bed).await;
     recovers(&bed, &pod, "a container that started without an API server").await;
 
-    // What was watched is compacted away meanwhile: the watches expire and begin again.
+    // What the operator last saw is older than what the API server knows when it is back: its watches
+    // have expired, and what happened meanwhile is only found by listing again.
+    operator.signal(libc::SIGSTOP);
+    plane.component("kill", "kube-apiserver");
+    plane.component("start", "kube-apiserver");
+    answers(&bed).await;
+    bed.patch(&api_resource(), "shop", &json!({"spec": {"description": "unseen"}})).await;
+    let mark = plane.mark();
+    operator.signal(libc::SIGCONT);
+    within(Duration::from_secs(40), "the unseen edit is found", || async {
+        (description(&bed).await.as_deref() == Some("unseen")).then_some(())
+    })
+    .await;
+    let listed = |request: &Request| request.verb == "list" && request.resource == "streamapis";
+    assert!(plane.requests(mark).iter().any(listed), "the watch did not expire");
+    recovers(&bed, &pod, "a watch that expired").await;
+
     plane.component("kill", "etcd");
     plane.component("start", "etcd");
     within(Duration::from_secs(30), "etcd answers", || async {
