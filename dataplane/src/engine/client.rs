@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -401,6 +402,15 @@ impl Client {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Flow> {
+        // Mostly the kernel takes everything; only if it does not is anybody to be woken.
+        if let Stream::Tcp(stream) = &self.stream
+            && !self.full
+            && let Ok(count) = SockRef::from(stream).send(bytes)
+            && count > 0
+        {
+            self.full_since = None;
+            return Ok(count);
+        }
         let mut context = Context::from_waker(&self.waker);
         let polled = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(&mut context, bytes),

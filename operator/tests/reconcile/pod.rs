@@ -64,7 +64,10 @@ impl Pod {
                     ChildKind::Secret => decode(text),
                     _ => text.as_bytes().to_vec(),
                 };
-                std::fs::write(directory.join(key), bytes).expect("a file can be written");
+                // As a kubelet's, a file is there whole or not at all.
+                let whole = self.home.join("next");
+                std::fs::write(&whole, bytes).expect("a file can be written");
+                std::fs::rename(&whole, directory.join(key)).expect("a file can be moved");
             }
         }
     }

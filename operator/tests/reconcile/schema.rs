@@ -113,7 +113,7 @@ async fn what_is_left_out_has_the_default_of_the_reference() {
         "transports": {"websocket": {"pingInterval": "20s"}, "sse": {"heartbeatInterval": "15s"}},
         "replay": {"age": "10m", "bytes": 16_777_216, "messages": 10_000},
         "formats": ["raw", "envelope", "cloudevents"], "cursor": "perMessage",
-        "slowConsumer": "disconnect", "timeout": "5s",
+        "slowConsumer": "disconnect", "flush": {"maxDelay": "0s"}, "timeout": "5s",
     });
     assert_eq!(channel["subscribe"], subscribe);
     assert_eq!(channel["publish"]["timeout"], "10s");

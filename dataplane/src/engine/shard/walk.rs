@@ -1,0 +1,242 @@
+//! Walks: a feed moved, and its clients are written what is due.
+
+use std::sync::Arc;
+
+use sluice_config::channel::SlowConsumer;
+use tokio::time::Instant;
+
+use super::{Shard, ShardFeed};
+use crate::encode::Lane;
+use crate::engine::client::{Flow, Standing, Tally};
+use crate::feed::ring::GapReason;
+use crate::feed::{Batch, Feed, Watcher, wall_clock};
+use crate::respond::Refusal;
+use crate::telemetry::DropReason;
+
+/// Different starting points that one walk keeps encoded batches for.
+const CACHED_BATCHES: usize = 8;
+/// Batches one client may be written before others get their turn.
+const TURN_BATCHES: usize = 8;
+
+impl Shard {
+    /// A feed moved: its clients are written to now, or a little later together with what follows.
+    pub(super) fn on_moved(&mut self, slot: usize) {
+        let Some(shard_feed) = self.feeds.get_mut(slot) else { return };
+        shard_feed.watch.rearm();
+        let wait = shard_feed.feed.may_wait(shard_feed.watch.walked());
+        let due = shard_feed.written.map(|written| written + wait);
+        let Some(due) = due.filter(|due| *due > Instant::now()) else { return self.walk(slot) };
+        shard_feed.due = Some(due);
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+
+    pub(super) fn walk_due(&mut self) {
+        let now = Instant::now();
+        let due = |feed: &ShardFeed| feed.due.is_some_and(|due| due <= now);
+        let slots: Vec<usize> =
+            self.feeds.iter().filter(|(_, feed)| due(feed)).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.walk(slot);
+        }
+        self.next_due = self.feeds.iter().filter_map(|(_, feed)| feed.due).min();
+    }
+
+    /// Writes what is due to every client of a feed that can take it.
+    fn walk(&mut self, slot: usize) {
+        let shard_feed = &mut self.feeds[slot];
+        let feed = shard_feed.feed.clone();
+        let (oldest, next) = feed.range();
+        shard_feed.written = Some(Instant::now());
+        shard_feed.due = None;
+        if shard_feed.waiting > 0 {
+            self.place_waiting(slot);
+        }
+        for lane in 0..Lane::COUNT {
+            self.walk_lane(slot, lane, &feed, (oldest, next));
+        }
+        if let Some(shard_feed) = self.feeds.get(slot) {
+            shard_feed.watch.set_walked(next);
+        }
+        feed.walked();
+    }
+
+    fn place_waiting(&mut self, slot: usize) {
+        let keys: Vec<usize> = self.feeds[slot].lanes.iter().flatten().copied().collect();
+        for key in keys {
+            if matches!(self.clients[key].standing, Standing::Waiting(_))
+                && self.clients[key].closing.is_none()
+            {
+                self.place(key, true);
+                self.settle(key);
+            }
+        }
+    }
+
+    fn walk_lane(&mut self, slot: usize, lane: usize, feed: &Arc<Feed>, (oldest, end): (u64, u64)) {
+        let Some(first) = self.feeds[slot].lanes[lane].first().copied() else { return };
+        let channel = self.clients[first].channel.clone();
+        let mut walk =
+            Walk { oldest, end, now: Instant::now(), batches: std::mem::take(&mut self.batches), used: 0 };
+        let mut tally = Tally::default();
+        for index in 0..self.feeds[slot].lanes[lane].len() {
+            let key = self.feeds[slot].lanes[lane][index];
+            if self.clients[key].is_receiving() {
+                self.advance(key, feed, &mut tally, &mut walk);
+            }
+        }
+        let websocket = self.clients[first].lane.is_websocket();
+        let metrics = if websocket { &channel.metrics.websocket } else { &channel.metrics.sse };
+        tally.add_to(metrics);
+        let batches = &mut walk.batches[..walk.used];
+        let newest = batches.iter().filter_map(|batch| batch.newest).max();
+        if let Some(newest) = newest.filter(|_| tally.written() > 0) {
+            let age = wall_clock().saturating_sub(newest).max(0);
+            metrics.delivery_age.observe(age as f64 / 1000.0);
+        }
+        let clients = usize::try_from(tally.written()).unwrap_or(usize::MAX);
+        for span in batches.iter_mut().flat_map(|batch| batch.spans.drain(..)) {
+            span.written(clients);
+        }
+        self.batches = walk.batches;
+    }
+
+    /// Writes one client what is due to it.
+    pub(super) fn advance(&mut self, key: usize, feed: &Arc<Feed>, tally: &mut Tally, walk: &mut Walk) {
+        for _ in 0..TURN_BATCHES {
+            let client = &mut self.clients[key];
+            if !client.is_flushed() {
+                match client.flush(tally) {
+                    Flow::Open => {}
+                    Flow::Full => return,
+                    Flow::Gone => return self.doomed.push(key),
+                }
+            }
+            let Standing::At { seq, skip } = &client.standing else { return };
+            if *seq < walk.oldest {
+                self.advance_lost(key, feed, tally);
+                if !self.clients[key].is_receiving() {
+                    return;
+                }
+                continue;
+            }
+            let (lane, from, now) = (client.lane, *seq, walk.now);
+            let batch = match walk.batch(feed, lane, from, skip.as_deref()) {
+                Some(batch) => batch,
+                None => {
+                    feed.collect(lane, from, skip.as_deref(), &mut self.spare);
+                    &mut self.spare
+                }
+            };
+            if batch.to == from && batch.stop.is_none() {
+                return;
+            }
+            let (to, stop) = (batch.to, batch.stop);
+            let flow = client.write_batch(batch, tally, now);
+            match flow {
+                Flow::Gone => return self.doomed.push(key),
+                Flow::Full => return,
+                Flow::Open => {}
+            }
+            self.forget_skip(key, feed);
+            let Standing::At { seq, .. } = self.clients[key].standing else { return };
+            if let Some(reason) = stop.filter(|_| seq == to) {
+                return self.close(key, &Refusal::Gap(reason));
+            }
+            // What came since the walk began has its own.
+            if seq >= walk.end {
+                return;
+            }
+        }
+        // Others first; the rest of what is due follows.
+        self.mailbox.again(key);
+    }
+
+    fn forget_skip(&mut self, key: usize, feed: &Arc<Feed>) {
+        let client = &mut self.clients[key];
+        if let Standing::At { seq, skip } = &mut client.standing
+            && skip.as_ref().is_some_and(|wanted| feed.is_past(*seq, wanted))
+        {
+            *skip = None;
+            client.beyond_until = None;
+        }
+    }
+
+    /// A client that fell off the ring meets its channel's rule.
+    pub(in crate::engine) fn advance_lost(&mut self, key: usize, feed: &Arc<Feed>, tally: &mut Tally) {
+        let closes = self.closes_slow(key);
+        let client = &mut self.clients[key];
+        let Standing::At { seq, .. } = &client.standing else { return };
+        let Some(reason) = feed.lost(*seq) else { return };
+        let first = feed.range().0;
+        // A new life begins behind a hole in the numbers that was never a message.
+        let hole = u64::from(reason == GapReason::Recreated);
+        let lost = first.saturating_sub(*seq).saturating_sub(hole);
+        let slow = reason == GapReason::Slow;
+        tally.drop(if slow { DropReason::Slow } else { DropReason::Gap }, lost);
+        if slow && closes {
+            // Its last cursor is where it stopped reading, so that it is told the gap when it is back.
+            self.close(key, &Refusal::Slow);
+        }
+        if let Standing::At { seq, skip } = &mut self.clients[key].standing {
+            *seq = first;
+            // What it brought as read stays read, unless it was of another life.
+            if reason == GapReason::Recreated {
+                *skip = None;
+            }
+        }
+        if !(slow && closes) {
+            self.tell_gap(key, None, reason, true);
+        }
+    }
+
+    /// Whether the channel closes clients that fall behind.
+    pub(in crate::engine) fn closes_slow(&self, key: usize) -> bool {
+        let state = self.clients[key].channel.state();
+        state
+            .spec
+            .subscribe
+            .as_ref()
+            .is_some_and(|subscribe| subscribe.slow_consumer == SlowConsumer::Disconnect)
+    }
+}
+
+/// What clients of one lane that get their turn together share.
+pub(super) struct Walk {
+    /// The feed's oldest entry when the walk began: who stands before it lost something.
+    oldest: u64,
+    /// The feed's end at that moment.
+    end: u64,
+    now: Instant,
+    batches: Vec<Batch>,
+    used: usize,
+}
+
+impl Walk {
+    /// A turn of one client alone.
+    pub(super) fn alone(feed: &Feed) -> Self {
+        let (oldest, end) = feed.range();
+        Self { oldest, end, now: Instant::now(), batches: Vec::new(), used: CACHED_BATCHES }
+    }
+
+    /// The batch from `from` on, collected once and then shared; `None` if it is nobody else's, or
+    /// there are as many already as are kept.
+    fn batch(&mut self, feed: &Feed, lane: Lane, from: u64, skip: Option<&[i64]>) -> Option<&mut Batch> {
+        if skip.is_some() {
+            return None;
+        }
+        let known = self.batches.iter().take(self.used).position(|batch| batch.from == from);
+        if let Some(index) = known {
+            return Some(&mut self.batches[index]);
+        }
+        if self.used == CACHED_BATCHES {
+            return None;
+        }
+        if self.batches.len() == self.used {
+            self.batches.push(Batch::default());
+        }
+        let index = self.used;
+        self.used += 1;
+        feed.collect(lane, from, None, &mut self.batches[index]);
+        Some(&mut self.batches[index])
+    }
+}
