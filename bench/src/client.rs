@@ -35,7 +35,6 @@ fn stamp(payload: &[u8]) -> Option<(u64, u64)> {
 pub struct Client {
     socket: Socket,
     decoder: Decoder,
-    hello: Vec<u8>,
     /// The sequence it waits for.
     pub next: u64,
 }
@@ -78,7 +77,7 @@ impl Client {
         // A TLS handshake is done here, while the socket still waits.
         socket.write_all(to.request.as_bytes())?;
         socket.tcp().set_nonblocking(true)?;
-        Ok(Self { socket, decoder: Decoder::new(to.wire), hello: to.hello.clone(), next: 0 })
+        Ok(Self { socket, decoder: Decoder::new(to.wire), next: 0 })
     }
 
     /// It may come late: any message can be its first.
@@ -88,7 +87,7 @@ impl Client {
 
     /// Reads what is there and says how many bytes that were.
     pub fn read(&mut self, buffer: &mut [u8], sink: &mut impl FnMut(Seen)) -> Result<usize> {
-        let Self { socket, decoder, hello, next } = self;
+        let Self { socket, decoder, next } = self;
         let length = match socket.read(buffer) {
             Ok(0) => bail!("the server closed a connection"),
             Ok(length) => length,
@@ -97,11 +96,8 @@ impl Client {
         };
         let mut wrong = None;
         decoder.take(&buffer[..length], &mut |event| match event {
+            Event::Open => sink(Seen::Open),
             // A few bytes fit an idle socket's buffer.
-            Event::Open => {
-                drop(socket.write_all(hello));
-                sink(Seen::Open);
-            }
             Event::Answer(bytes) => drop(socket.write_all(bytes)),
             Event::Message(payload) => match stamp(payload) {
                 Some((sent, sequence)) if sequence == *next || *next == ANY => {

@@ -232,7 +232,7 @@ impl System for Floor {
     }
 
     fn subscription(&self) -> Subscription {
-        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/"), hello: Vec::new() }
+        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/") }
     }
 
     fn publication(&self) -> Publication {

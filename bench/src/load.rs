@@ -202,7 +202,7 @@ mod tests {
 
         fn subscription(&self) -> Subscription {
             let wire = Wire::WebSocket;
-            Subscription { port: self.0, wire, request: wire.request("/"), hello: Vec::new() }
+            Subscription { port: self.0, wire, request: wire.request("/") }
         }
 
         fn publication(&self) -> Publication {

@@ -112,7 +112,7 @@ impl System for Server {
 
     fn subscription(&self) -> Subscription {
         let request = self.wire.request(PATH);
-        Subscription { port: self.subscribe, wire: self.wire, request, hello: Vec::new() }
+        Subscription { port: self.subscribe, wire: self.wire, request }
     }
 
     fn publication(&self) -> Publication {

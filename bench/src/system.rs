@@ -26,8 +26,6 @@ pub struct Subscription {
     pub wire: Wire,
     /// The whole request that opens the stream.
     pub request: String,
-    /// What is sent once the stream is open; mostly nothing.
-    pub hello: Vec<u8>,
 }
 
 /// What a publisher sends on a kept-alive connection.

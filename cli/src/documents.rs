@@ -71,7 +71,8 @@ pub fn parse(file: &str, text: &str, namespace: &str) -> Result<Vec<Document>, U
 pub type Known = HashMap<(usize, [u8; 32]), (Vec<Document>, Cost)>;
 
 /// The same for a file that was read before: what still says the same in the same place is not read
-/// again, so that a change costs what it changes. `known` is brought up to date.
+/// again, so that a change costs what it changes. `known` is brought up to date once all is read: what
+/// cannot be parsed is about to be mended.
 pub fn parse_again(
     file: &str,
     text: &str,
@@ -82,10 +83,10 @@ pub fn parse_again(
     let (mut documents, mut now, mut cost) = (Vec::new(), Known::new(), Cost::default());
     for (above, piece) in yaml::split(text)? {
         let key = (above, Sha256::digest(piece).into());
-        let piece = match known.remove(&key) {
+        let piece = match known.get(&key) {
             Some(before) => {
                 cost.add(before.1, above + 1)?;
-                before
+                before.clone()
             }
             None => {
                 let before = cost;

@@ -13,24 +13,22 @@ use crate::cursor::Cursors;
 use crate::encode::{Encoder, Lane};
 use crate::feed::fill::Fill;
 use crate::feed::lane::LaneState;
+use crate::feed::reader::Reader;
 use crate::feed::ring::{Body, Bounds, Budget, Entry, GapReason, Ring};
 use crate::message::Position;
-use crate::server::{Reading, Source};
+use crate::server::Source;
 use crate::telemetry::ChannelMetrics;
 use crate::telemetry::trace::ChannelTracing;
 
 mod fill;
 mod intake;
 mod lane;
+mod reader;
 pub mod ring;
 
 pub(crate) use intake::Wait;
 pub use lane::Batch;
 
-/// How long a feed keeps reading after its last client left.
-pub const LINGER: Duration = Duration::from_secs(60);
-/// How long a partition that does not answer may hold up the window of the others.
-const FILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Most frames and bytes that are collected for one write.
 const BATCH_FRAMES: usize = 1024;
 const BATCH_BYTES: usize = 256 << 10;
@@ -123,14 +121,6 @@ struct State {
     settings: Settings,
 }
 
-struct Reader {
-    source: Source,
-    reading: Option<Reading>,
-    users: usize,
-    idle_since: Option<Instant>,
-    stopped: bool,
-}
-
 /// Milliseconds since 1970 that never step back: wall time at start plus monotonic time since.
 struct Clock {
     start: Instant,
@@ -171,7 +161,7 @@ impl Feed {
         let always = source.is_always_on();
         let feed = Arc::new(Self {
             state: Mutex::new(state),
-            source: Mutex::new(Reader { source, reading: None, users: 0, idle_since: None, stopped: false }),
+            source: Mutex::new(Reader::new(source)),
             watchers: Mutex::new(Vec::new()),
             opened: watch::Sender::new(0),
             pressure: (Mutex::new(()), Condvar::new()),
@@ -183,76 +173,6 @@ impl Feed {
             feed.acquire();
         }
         feed
-    }
-
-    // --- the reader -----------------------------------------------------------------------------
-
-    /// A client came: the first one starts the reader.
-    pub fn acquire(self: &Arc<Self>) {
-        let mut reader = self.source.lock();
-        reader.users += 1;
-        reader.idle_since = None;
-        if reader.reading.is_none() && !reader.stopped {
-            let inlet = self.next_inlet();
-            reader.reading = Some(reader.source.read(inlet));
-        }
-    }
-
-    /// A client went.
-    pub fn release(&self) {
-        let mut reader = self.source.lock();
-        reader.users -= 1;
-        if reader.users == 0 {
-            reader.idle_since = Some(Instant::now());
-        }
-    }
-
-    /// Stops a reader without clients, drops what aged, and ends the wait for silent partitions.
-    pub fn sweep(&self) {
-        let mut reader = self.source.lock();
-        let idle = reader.idle_since.is_some_and(|since| since.elapsed() >= LINGER);
-        let stopped = if reader.users == 0 && idle { reader.reading.take() } else { None };
-        let mut state = self.state.lock();
-        if stopped.is_some() {
-            state.generation += 1;
-            state.close();
-        }
-        drop(reader);
-        let now = self.clock.now();
-        state.ring.evict(now);
-        let late = state.fill.as_ref().is_some_and(|(_, since)| since.elapsed() >= FILL_PATIENCE);
-        if late {
-            state.finish_fill(now, &self.metrics);
-        }
-        self.metrics.ring_messages.set(i64::try_from(state.ring.len()).unwrap_or(i64::MAX));
-        drop(state);
-        drop(stopped);
-        if late {
-            self.notify_open();
-        }
-    }
-
-    /// Reads from `source` from now on, where the last one stopped.
-    pub fn replace_source(self: &Arc<Self>, source: Source) {
-        let mut reader = self.source.lock();
-        reader.source = source;
-        let old = reader.reading.take();
-        if old.is_some() {
-            let inlet = self.next_inlet();
-            reader.reading = Some(reader.source.read(inlet));
-        }
-        drop(reader);
-        drop(old);
-    }
-
-    /// Stops reading for good.
-    pub fn stop(&self) {
-        let mut reader = self.source.lock();
-        reader.stopped = true;
-        let reading = reader.reading.take();
-        self.state.lock().generation += 1;
-        drop(reader);
-        drop(reading);
     }
 
     /// Takes other settings; encodings are made again where they differ.
@@ -389,12 +309,13 @@ impl Feed {
         if delay.is_zero() {
             return delay;
         }
-        let first = walked.max(state.ring.first());
-        let allowed = state.settings.comfortable().min(BATCH_FRAMES as u64);
+        let due = walked.max(state.ring.first())..state.ring.next();
+        if due.end.saturating_sub(due.start) >= state.settings.comfortable().min(BATCH_FRAMES as u64) {
+            return Duration::ZERO;
+        }
         let much = usize::try_from(state.settings.replay.bytes / 4).unwrap_or(usize::MAX).min(BATCH_BYTES);
-        let waiting = state.ring.next().saturating_sub(first);
-        let due = (first..state.ring.next()).filter_map(|seq| state.ring.entry(seq)).map(Entry::size);
-        if waiting >= allowed || due.sum::<usize>() >= much { Duration::ZERO } else { delay }
+        let bytes: usize = due.filter_map(|seq| state.ring.entry(seq)).map(Entry::size).sum();
+        if bytes >= much { Duration::ZERO } else { delay }
     }
 
     /// Sequence numbers of the oldest entry and of the next to come.

@@ -176,8 +176,8 @@ async fn published_batch(admitted: &Admitted, messages: Vec<Outgoing>) -> Vec<Re
     .await
 }
 
-/// A future that is carried through: dropped halfway, it goes on as a task of its own. That costs
-/// nothing as long as nobody goes away, which a task for each would.
+/// A future that is carried through: dropped halfway, it goes on as a task of its own. As long as
+/// nobody goes away that is one allocation, where a task for each would also be scheduled twice.
 struct Finished<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future<Output: Send> + Send + 'static> From<F> for Finished<F> {
@@ -190,10 +190,13 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Finished<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let future = self.0.as_mut().expect("polled after its end");
-        let output = std::task::ready!(future.as_mut().poll(context));
-        self.0 = None;
-        Poll::Ready(output)
+        // Out of here while it runs: one that panics is not carried on.
+        let mut future = self.0.take().expect("polled after its end");
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(future);
+        }
+        polled
     }
 }
 
@@ -352,6 +355,20 @@ fn piped(gateway: &Gateway, response: Response<()>, opening: Opening) -> Respons
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_finished() {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (done, when_done) = tokio::sync::oneshot::channel();
+        let mut publish = Finished::from(async move {
+            let acknowledged: bool = answered.await.expect("it is answered");
+            done.send(acknowledged).expect("somebody looks");
+        });
+        assert!(futures::poll!(&mut publish).is_pending());
+        drop(publish);
+        answer.send(true).expect("it goes on");
+        assert_eq!(when_done.await, Ok(true));
+    }
 
     #[test]
     fn message_headers_keep_order_and_duplicates() {

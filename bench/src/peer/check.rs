@@ -96,7 +96,6 @@ impl Client {
         stream.write_all(to.request.as_bytes())?;
         let mut client = Self { stream, decoder: Decoder::new(to.wire), open: false, got: Vec::new() };
         client.read(|client| client.open)?;
-        client.stream.write_all(&to.hello)?;
         Ok(client)
     }
 

@@ -54,9 +54,7 @@ impl Shard {
         for lane in 0..Lane::COUNT {
             self.walk_lane(slot, lane, &feed, (oldest, next));
         }
-        if let Some(shard_feed) = self.feeds.get(slot) {
-            shard_feed.watch.set_walked(next);
-        }
+        self.feeds[slot].watch.set_walked(next);
         feed.walked();
     }
 

@@ -313,7 +313,7 @@ struct Context {
     timeout: Duration,
     state: Arc<ProducerState>,
     deliveries: Arc<Deliveries>,
-    /// Bounded by what librdkafka holds, which has a report for each.
+    /// Bounded by the publishes that wait: each has one answer.
     answers: mpsc::UnboundedSender<Answer>,
 }
 
