@@ -16,10 +16,10 @@ use crate::channel::{Channel, Connection};
 use crate::encode::Lane;
 use crate::engine::mailbox::{Command, Mailbox};
 use crate::engine::shard::Shard;
-use crate::feed::{Feed, Start};
+use crate::feed::{Feed, Selector, Start};
 use crate::policy::Principal;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bed"))]
 pub mod bed;
 mod client;
 mod goodbye;
@@ -64,6 +64,8 @@ pub struct Attachment {
     pub lane: Lane,
     /// What it reads and from where; `None` if it only publishes.
     pub reading: Option<(Arc<Feed>, Start)>,
+    /// What it gets of that; everything without.
+    pub selector: Option<Selector>,
     /// The web origin that the channel's policy let in; `None` for this host's own and for
     /// everything that is no browser.
     pub origin: Option<Box<str>>,

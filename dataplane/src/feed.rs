@@ -15,6 +15,7 @@ use crate::feed::fill::Fill;
 use crate::feed::lane::LaneState;
 use crate::feed::reader::Reader;
 use crate::feed::ring::{Body, Bounds, Budget, Entry, GapReason, Ring};
+use crate::feed::selection::{Seen, Selections};
 use crate::message::Position;
 use crate::server::Source;
 use crate::telemetry::ChannelMetrics;
@@ -25,9 +26,11 @@ mod intake;
 mod lane;
 mod reader;
 pub mod ring;
+mod selection;
 
 pub(crate) use intake::Wait;
 pub use lane::Batch;
+pub use selection::{Selector, View};
 
 /// Most frames and bytes that are collected for one write.
 const BATCH_FRAMES: usize = 1024;
@@ -84,6 +87,8 @@ pub enum Start {
 pub struct Placed {
     /// First sequence number to look at.
     pub seq: u64,
+    /// Number of the first entry to look at, in its view.
+    pub number: u64,
     /// See [`ring::Place::skip`].
     pub skip: Option<Box<[i64]>>,
     /// What is missing before it.
@@ -116,9 +121,17 @@ struct State {
     /// Of the reader that may write: one that was let go is not listened to.
     generation: u64,
     ring: Ring,
+    selections: Selections,
     fill: Option<(Fill, Instant)>,
     lanes: [Option<LaneState>; Lane::COUNT],
     settings: Settings,
+}
+
+impl State {
+    /// The ring as it is seen in `view`.
+    fn seen(&mut self, view: View) -> Seen<'_> {
+        self.selections.seen(view, &self.ring)
+    }
 }
 
 /// Milliseconds since 1970 that never step back: wall time at start plus monotonic time since.
@@ -154,6 +167,7 @@ impl Feed {
         let state = State {
             generation: 0,
             ring: Ring::new(settings.bounds(), budget),
+            selections: Selections::default(),
             fill: None,
             lanes: Default::default(),
             settings,
@@ -269,26 +283,27 @@ impl Feed {
     }
 
     /// Places a client, once the window is filled.
-    pub fn place(&self, start: &Start) -> Option<Placed> {
-        let state = self.state.lock();
-        let known = state.ring.incarnation()?;
+    pub fn place(&self, view: View, start: &Start) -> Option<Placed> {
+        let mut state = self.state.lock();
+        let known = state.ring.incarnation()?.digest();
         if state.fill.is_some() {
             return None;
         }
+        let seen = state.seen(view);
         Some(match start {
-            Start::At { incarnation, positions } if *incarnation == known.digest() => {
-                let place = state.ring.place(positions);
-                Placed { seq: place.seq, skip: place.skip, gap: place.gap, beyond: place.beyond }
+            Start::At { incarnation, positions } if *incarnation == known => {
+                let place = seen.ring().place(positions);
+                let number = seen.number(place.seq);
+                Placed { seq: place.seq, number, skip: place.skip, gap: place.gap, beyond: place.beyond }
             }
             Start::At { .. } => {
-                Placed { seq: state.ring.first(), skip: None, gap: Some(GapReason::Recreated), beyond: false }
+                let gap = Some(GapReason::Recreated);
+                Placed { seq: seen.ring().first(), number: seen.first(), skip: None, gap, beyond: false }
             }
-            Start::Unknown => Placed {
-                seq: state.ring.next(),
-                skip: None,
-                gap: Some(GapReason::UnknownCursor),
-                beyond: false,
-            },
+            Start::Unknown => {
+                let gap = Some(GapReason::UnknownCursor);
+                Placed { seq: seen.ring().next(), number: seen.next(), skip: None, gap, beyond: false }
+            }
         })
     }
 
@@ -318,42 +333,58 @@ impl Feed {
         if bytes >= much { Duration::ZERO } else { delay }
     }
 
-    /// Sequence numbers of the oldest entry and of the next to come.
-    pub fn range(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        (state.ring.first(), state.ring.next())
+    /// Numbers of the oldest entry in `view` and of the next to come.
+    pub fn range(&self, view: View) -> (u64, u64) {
+        let mut state = self.state.lock();
+        let seen = state.seen(view);
+        (seen.first(), seen.next())
     }
 
-    /// Whether a client at `seq` is past `skip` in every partition.
-    pub fn is_past(&self, seq: u64, skip: &[i64]) -> bool {
-        let there = self.state.lock().ring.positions_at(seq);
+    /// Calls `told` with the range of each of `views`, in order, and tells the ring's own next number.
+    pub fn ranges(&self, views: impl Iterator<Item = View>, mut told: impl FnMut((u64, u64))) -> u64 {
+        let mut state = self.state.lock();
+        for view in views {
+            let seen = state.seen(view);
+            told((seen.first(), seen.next()));
+        }
+        state.ring.next()
+    }
+
+    /// Whether a client at `number` is past `skip` in every partition.
+    pub fn is_past(&self, view: View, number: u64, skip: &[i64]) -> bool {
+        let mut state = self.state.lock();
+        let seq = state.seen(view).seq(number);
+        let there = state.ring.positions_at(seq);
         skip.iter().enumerate().all(|(partition, wanted)| there.get(partition).is_some_and(|at| at >= wanted))
     }
 
-    /// How many entries from `seq` on are due to a client that skips what lies below `skip`.
-    pub fn unread(&self, seq: u64, skip: Option<&[i64]>) -> u64 {
-        let state = self.state.lock();
-        let ring = &state.ring;
-        let Some(skip) = skip else { return ring.next().saturating_sub(seq.max(ring.first())) };
-        let due = |seq: &u64| {
-            let entry = ring.entry(*seq);
-            entry.is_some_and(|e| skip.get(e.partition as usize).is_none_or(|wanted| e.next > *wanted))
+    /// How many entries from `number` on are due to a client that skips what lies below `skip`.
+    pub fn unread(&self, view: View, number: u64, skip: Option<&[i64]>) -> u64 {
+        let mut state = self.state.lock();
+        let seen = state.seen(view);
+        let held = number.max(seen.first())..seen.next();
+        let Some(skip) = skip else { return held.end.saturating_sub(held.start) };
+        let due = |number: &u64| {
+            let entry = seen.entry(*number);
+            entry.is_some_and(|(_, e)| skip.get(e.partition as usize).is_none_or(|wanted| e.next > *wanted))
         };
-        (seq.max(ring.first())..ring.next()).filter(due).count() as u64
+        held.filter(due).count() as u64
     }
 
-    /// Why a client at `seq` is off the ring.
-    pub fn lost(&self, seq: u64) -> Option<GapReason> {
-        self.state.lock().ring.lost(seq)
+    /// Why a client at `number` is off the ring.
+    pub fn lost(&self, view: View, number: u64) -> Option<GapReason> {
+        self.state.lock().seen(view).lost(number)
     }
 
-    /// The cursor of a client at `seq` that skips what lies below `skip`. A client that is off the
-    /// ring has none: one made now would hide what it lost.
-    pub fn cursor_at(&self, seq: u64, skip: Option<&[i64]>) -> Option<String> {
-        let state = self.state.lock();
-        if state.ring.lost(seq).is_some() {
+    /// The cursor of a client at `number` that skips what lies below `skip`. A client that is off
+    /// the ring has none: one made now would hide what it lost.
+    pub fn cursor_at(&self, view: View, number: u64, skip: Option<&[i64]>) -> Option<String> {
+        let mut state = self.state.lock();
+        let seen = state.seen(view);
+        if seen.lost(number).is_some() {
             return None;
         }
+        let seq = seen.seq(number);
         let mut positions = state.ring.positions_at(seq);
         for (position, wanted) in positions.iter_mut().zip(skip.unwrap_or_default()) {
             *position = (*position).max(*wanted);
@@ -366,15 +397,18 @@ impl Feed {
         self.state.lock().settings.encoder.clone()
     }
 
-    /// A client of `lane` came.
-    pub fn enter(&self, lane: Lane) {
+    /// A client of `lane` came that gets what `selector` says; without one, everything.
+    pub fn enter(&self, lane: Lane, selector: Option<&Selector>) -> View {
         let mut state = self.state.lock();
-        state.lanes[lane.index()].get_or_insert_with(LaneState::new).users += 1;
+        let State { lanes, selections, ring, .. } = &mut *state;
+        lanes[lane.index()].get_or_insert_with(LaneState::new).users += 1;
+        selector.map_or(View::ALL, |selector| selections.enter(selector, ring))
     }
 
     /// A client of `lane` went; the last one takes the encodings along.
-    pub fn leave(&self, lane: Lane) {
+    pub fn leave(&self, lane: Lane, view: View) {
         let mut state = self.state.lock();
+        state.selections.leave(view);
         let slot = &mut state.lanes[lane.index()];
         if let Some(encodings) = slot {
             encodings.users -= 1;
@@ -384,15 +418,16 @@ impl Feed {
         }
     }
 
-    /// Collects what is due from `from` on into `batch`.
-    pub fn collect(&self, lane: Lane, from: u64, skip: Option<&[i64]>, batch: &mut Batch) {
+    /// Collects what is due from the number `from` on into `batch`.
+    pub fn collect(&self, lane: Lane, view: View, from: u64, skip: Option<&[i64]>, batch: &mut Batch) {
         batch.clear(from);
         let mut state = self.state.lock();
-        let State { ring, lanes, settings, .. } = &mut *state;
+        let State { ring, selections, lanes, settings, .. } = &mut *state;
         let Some(incarnation) = ring.incarnation() else { return };
+        let seen = selections.seen(view, ring);
         let encodings = lanes[lane.index()].get_or_insert_with(LaneState::new);
-        let mut seq = from;
-        while let Some(entry) = ring.entry(seq) {
+        let mut number = from;
+        while let Some((seq, entry)) = seen.entry(number) {
             let skipped = skip
                 .and_then(|skip| skip.get(entry.partition as usize))
                 .is_some_and(|wanted| entry.next <= *wanted);
@@ -410,18 +445,18 @@ impl Feed {
                         batch.spans.push(span);
                     }
                 }
-                batch.push(seq, entry, bytes);
+                batch.push(number, entry, bytes);
             }
-            seq += 1;
+            number += 1;
             if batch.frames.len() >= BATCH_FRAMES || batch.data.len() >= BATCH_BYTES {
                 break;
             }
         }
-        batch.to = seq;
+        batch.to = number;
         if settings.encoder.cursor == CursorPlacement::PerWrite && !batch.frames.is_empty() {
             batch.tail = settings
                 .cursors
-                .encode(incarnation, &ring.positions_at(seq))
+                .encode(incarnation, &ring.positions_at(seen.seq(number)))
                 .and_then(|cursor| settings.encoder.cursor(lane, &cursor));
             batch.data.extend_from_slice(batch.tail.as_deref().unwrap_or_default());
         }

@@ -121,6 +121,8 @@ impl Opening {
             version: self.version,
             lane: self.lane,
             reading,
+            // Everything: no client says what it wants yet.
+            selector: None,
             origin: self.origin,
             cursor: self.cursor,
             interval: self.interval,

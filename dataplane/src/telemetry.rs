@@ -227,12 +227,11 @@ impl Metrics {
     fn transport(&self, names: &[&str; 3], transport: &'static str) -> TransportMetrics {
         let values = [names[0], names[1], names[2], transport];
         let with = |more: &'static str| [names[0], names[1], names[2], transport, more];
-        // Selections that leave messages out come later; the series stands, so that books balance.
-        self.filtered.with_label_values(&values);
         let dropped = |reason: DropReason| self.dropped.with_label_values(&with(reason.name()));
         TransportMetrics {
             due: self.due.with_label_values(&values),
             written: self.written.with_label_values(&values),
+            filtered: self.filtered.with_label_values(&values),
             dropped_slow: dropped(DropReason::Slow),
             dropped_closed: dropped(DropReason::Closed),
             dropped_too_large: dropped(DropReason::TooLarge),
@@ -294,6 +293,8 @@ pub struct TransportMetrics {
     pub due: IntCounter,
     /// `messages_written_total`.
     pub written: IntCounter,
+    /// `messages_filtered_total`.
+    pub filtered: IntCounter,
     /// `messages_dropped_total{reason="slow"}`.
     pub dropped_slow: IntCounter,
     /// `messages_dropped_total{reason="closed"}`.

@@ -18,7 +18,7 @@ use crate::encode::Lane;
 use crate::engine::mailbox::ClientWake;
 use crate::engine::{Attachment, Stream};
 use crate::feed::ring::GapReason;
-use crate::feed::{Batch, Feed, Start};
+use crate::feed::{Batch, Feed, Start, View};
 use crate::message::Outgoing;
 use crate::policy::Principal;
 use crate::respond::Refusal;
@@ -47,11 +47,22 @@ pub enum Standing {
     Waiting(Box<Start>),
     /// In the ring.
     At {
-        /// Next sequence number.
-        seq: u64,
+        /// Number of the next entry, in its view.
+        number: u64,
         /// See [`crate::feed::ring::Place::skip`].
         skip: Option<Box<[i64]>>,
     },
+}
+
+/// A client's place in its shard.
+#[derive(Clone, Copy)]
+pub struct Seat {
+    /// Slot of its feed.
+    pub feed: usize,
+    /// Slot of the group in the feed.
+    pub group: usize,
+    /// Place in the group.
+    pub index: usize,
 }
 
 /// How a client is going.
@@ -81,6 +92,7 @@ pub struct Tally {
     slow: u64,
     closed: u64,
     gap: u64,
+    filtered: u64,
 }
 
 impl Tally {
@@ -93,6 +105,12 @@ impl Tally {
             DropReason::TooLarge => self.too_large += count,
             DropReason::Gap => self.gap += count,
         }
+    }
+
+    /// `count` messages that clients' selections leave out.
+    pub const fn leave_out(&mut self, count: u64) {
+        self.due += count;
+        self.filtered += count;
     }
 
     const fn write(&mut self, payload: usize, gap: Option<GapReason>) {
@@ -116,6 +134,7 @@ impl Tally {
         for (count, counter) in [
             (self.due, &metrics.due),
             (self.written, &metrics.written),
+            (self.filtered, &metrics.filtered),
             (self.bytes, &metrics.bytes_out),
             (self.too_large, metrics.dropped(DropReason::TooLarge)),
             (self.slow, metrics.dropped(DropReason::Slow)),
@@ -150,8 +169,10 @@ pub struct Client {
     pub version: u64,
     /// What it is written.
     pub lane: Lane,
-    /// Slot of its feed in the shard, and its place in the feed's list.
-    pub slot: Option<(usize, usize)>,
+    /// Where its shard finds it among those that read the same.
+    pub seat: Option<Seat>,
+    /// What it sees of its feed.
+    pub view: View,
     /// Where it stands.
     pub standing: Standing,
     /// The cursor it brought.
@@ -217,7 +238,8 @@ impl Client {
             _connection: attachment.connection,
             version: attachment.version,
             lane: attachment.lane,
-            slot: None,
+            seat: None,
+            view: View::ALL,
             standing,
             cursor: attachment.cursor.map(Into::into),
             inbound,
@@ -321,9 +343,9 @@ impl Client {
 
     /// Writes a batch that starts where the client stands, which has nothing else to write.
     pub fn write_batch(&mut self, batch: &Batch, tally: &mut Tally, now: Instant) -> Flow {
-        let Standing::At { seq, .. } = &mut self.standing else { return Flow::Open };
+        let Standing::At { number, .. } = &mut self.standing else { return Flow::Open };
         if batch.data.is_empty() {
-            *seq = batch.to;
+            *number = batch.to;
             return Flow::Open;
         }
         let count = match self.write(&batch.data) {
@@ -356,13 +378,13 @@ impl Client {
                 tally.due += 1;
                 let rest = cut.bytes.slice(count - start..);
                 self.partial = Some(Partial { bytes: rest, payload: cut.payload, gap: cut.gap });
-                cut.seq + 1
+                cut.number + 1
             } else {
-                cut.seq
+                cut.number
             }
         };
-        if let Standing::At { seq, .. } = &mut self.standing {
-            *seq = reached;
+        if let Standing::At { number, .. } = &mut self.standing {
+            *number = reached;
         }
         self.flush(tally)
     }

@@ -38,18 +38,18 @@ impl Shard {
             client.say(sse::retry(milliseconds(jitter(RETRY))).into());
         }
         let encoder = client.channel.state().encoder.clone();
-        let Some((slot, _)) = client.slot else {
+        let Some(seat) = client.seat else {
             let fields = serde_json::json!({"resumable": false});
             return say_control(client, &encoder, "ready", None, fields);
         };
-        let feed = self.feeds[slot].feed.clone();
+        let feed = self.feeds[seat.feed].feed.clone();
         let known = match &client.standing {
             Standing::Waiting(start) if has_positions(start) => feed.cursor_of(start),
             _ => None,
         };
         let cursor = known.or_else(|| client.cursor.as_deref().map(str::to_owned));
         let gap_next = matches!(&client.standing, Standing::Waiting(start)
-            if feed.place(start).is_some_and(|placed| placed.gap.is_some()));
+            if feed.place(client.view, start).is_some_and(|placed| placed.gap.is_some()));
         if gap_next {
             if client.lane.is_websocket() {
                 say_control(client, &encoder, "ready", None, serde_json::json!({"resumable": true}));
@@ -69,9 +69,9 @@ impl Shard {
     /// Tells a client what it missed; one that cannot be told is closed.
     pub(super) fn tell_gap(&mut self, key: usize, from: Option<&str>, reason: GapReason, _greeted: bool) {
         let client = &mut self.clients[key];
-        let (Some((slot, _)), Standing::At { seq, skip }) = (client.slot, &client.standing) else { return };
-        let feed = &self.feeds[slot].feed;
-        let to = feed.cursor_at(*seq, skip.as_deref());
+        let (Some(seat), Standing::At { number, skip }) = (client.seat, &client.standing) else { return };
+        let feed = &self.feeds[seat.feed].feed;
+        let to = feed.cursor_at(client.view, *number, skip.as_deref());
         // A cursor that cannot be read says nothing to the client either.
         let from = from.filter(|_| reason != GapReason::UnknownCursor);
         match feed.encoder().gap(client.lane, from, to.as_deref(), reason) {
@@ -84,7 +84,7 @@ impl Shard {
     pub(super) fn judge(&mut self, key: usize) {
         let client = &mut self.clients[key];
         client.version = client.channel.version();
-        let feed = client.slot.map(|(slot, _)| self.feeds[slot].feed.clone());
+        let feed = client.seat.map(|seat| self.feeds[seat.feed].feed.clone());
         if let Err(refusal) = client.channel.state().reevaluate(&client.hold(feed.as_ref())) {
             self.close(key, &refusal);
             self.settle(key);
@@ -110,9 +110,9 @@ impl Shard {
         if client.closing.is_some() {
             return;
         }
-        let cursor = match (&client.standing, client.slot) {
-            (Standing::At { seq, skip }, Some((slot, _))) => {
-                self.feeds[slot].feed.cursor_at(*seq, skip.as_deref())
+        let cursor = match (&client.standing, client.seat) {
+            (Standing::At { number, skip }, Some(seat)) => {
+                self.feeds[seat.feed].feed.cursor_at(client.view, *number, skip.as_deref())
             }
             _ => client.cursor.as_deref().map(str::to_owned),
         };
@@ -200,14 +200,14 @@ impl Shard {
             return;
         }
         let since = *client.full_since.get_or_insert(now);
-        let (Some((slot, _)), Standing::At { seq, .. }) = (client.slot, &client.standing) else {
+        let (Some(seat), Standing::At { number, .. }) = (client.seat, &client.standing) else {
             if now >= since + STALL_PATIENCE {
                 self.close(key, &Refusal::Slow);
             }
             return;
         };
-        let feed = self.feeds[slot].feed.clone();
-        if feed.lost(*seq).is_some() && self.closes_slow(key) {
+        let feed = self.feeds[seat.feed].feed.clone();
+        if feed.lost(client.view, *number).is_some() && self.closes_slow(key) {
             let mut tally = Tally::default();
             self.advance_lost(key, &feed, &mut tally);
             tally.add_to(self.clients[key].metrics());
@@ -242,9 +242,9 @@ impl Shard {
                 client.say(frame::whole(Opcode::Ping, 0, |_| {}));
             }
         } else {
-            let cursor = match (&client.standing, client.slot) {
-                (Standing::At { seq, skip }, Some((slot, _))) => {
-                    self.feeds[slot].feed.cursor_at(*seq, skip.as_deref())
+            let cursor = match (&client.standing, client.seat) {
+                (Standing::At { number, skip }, Some(seat)) => {
+                    self.feeds[seat.feed].feed.cursor_at(client.view, *number, skip.as_deref())
                 }
                 _ => client.cursor.as_deref().map(str::to_owned),
             };

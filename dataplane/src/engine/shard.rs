@@ -10,15 +10,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::channel::Channel;
-use crate::encode::Lane;
 use crate::engine::Attachment;
 use crate::engine::client::{Client, Flow, Standing, Tally};
 use crate::engine::mailbox::{ClientWake, Command, FeedWatch, Mail, Mailbox};
+use crate::engine::shard::group::ShardFeed;
 use crate::engine::shard::walk::Walk;
 use crate::feed::ring::GapReason;
-use crate::feed::{Batch, Feed, Start, Watcher};
+use crate::feed::{Batch, Feed, Start, View};
 use crate::telemetry::DropReason;
 
+mod group;
 mod walk;
 
 /// How often time-driven things are looked at.
@@ -27,20 +28,6 @@ const TICK: Duration = Duration::from_millis(100);
 const SWEEP_TICKS: usize = 5;
 /// How long a position ahead of the log waits for the log to reach it (wire.md, Cursor).
 const BEYOND_PATIENCE: Duration = Duration::from_secs(30);
-
-/// A feed with clients on this shard.
-pub(super) struct ShardFeed {
-    pub(super) feed: Arc<Feed>,
-    watch: Arc<FeedWatch>,
-    watcher: Arc<dyn Watcher>,
-    lanes: [Vec<usize>; Lane::COUNT],
-    waiting: usize,
-    clients: usize,
-    /// When its clients were last written what was due.
-    written: Option<Instant>,
-    /// When they are to be next, if something waits.
-    due: Option<Instant>,
-}
 
 /// A shard.
 pub struct Shard {
@@ -54,6 +41,7 @@ pub struct Shard {
     /// When the first feed that waits is to be walked.
     next_due: Option<Instant>,
     open: watch::Sender<usize>,
+    ranges: Vec<(u64, u64)>,
     batches: Vec<Batch>,
     spare: Batch,
     serial: u64,
@@ -73,6 +61,7 @@ impl Shard {
             draining: None,
             next_due: None,
             open,
+            ranges: Vec::new(),
             batches: Vec::new(),
             spare: Batch::default(),
             serial: 0,
@@ -132,6 +121,7 @@ impl Shard {
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         let feed = attachment.reading.as_ref().map(|(feed, _)| feed.clone());
+        let selector = attachment.selector.take();
         let cursor = attachment.cursor.take();
         attachment.cursor.clone_from(&cursor);
         let wake = ClientWake::new(self.mailbox.clone(), key);
@@ -141,14 +131,11 @@ impl Shard {
         client.metrics().connections.inc();
         if let Some(feed) = feed {
             let lane = client.lane;
-            feed.enter(lane);
+            let view = feed.enter(lane, selector.as_ref());
             let slot = self.feed_slot(&feed);
-            let shard_feed = &mut self.feeds[slot];
-            shard_feed.lanes[lane.index()].push(key);
-            shard_feed.clients += 1;
-            shard_feed.waiting += 1;
-            let index = shard_feed.lanes[lane.index()].len() - 1;
-            self.clients[key].slot = Some((slot, index));
+            let seat = self.feeds[slot].seat(slot, key, lane, view);
+            self.feeds[slot].waiting += 1;
+            (self.clients[key].seat, self.clients[key].view) = (Some(seat), view);
         }
         self.greet(key);
         if let Some(spread) = self.draining {
@@ -163,35 +150,25 @@ impl Shard {
         }
         let entry = self.feeds.vacant_entry();
         let slot = entry.key();
-        let watch = Arc::new(FeedWatch::new(self.mailbox.clone(), slot, feed.range().1));
-        let watcher: Arc<dyn Watcher> = watch.clone();
-        feed.watch(watcher.clone());
-        entry.insert(ShardFeed {
-            feed: feed.clone(),
-            watch,
-            watcher,
-            lanes: Default::default(),
-            waiting: 0,
-            clients: 0,
-            written: None,
-            due: None,
-        });
+        let walked = feed.range(View::ALL).1;
+        entry.insert(ShardFeed::new(feed, FeedWatch::new(self.mailbox.clone(), slot, walked)));
         slot
     }
 
     /// Places a waiting client as soon as its feed can tell where, and tells it a gap.
     pub(super) fn place(&mut self, key: usize, greeted: bool) -> bool {
         let client = &mut self.clients[key];
-        let (Some((slot, _)), Standing::Waiting(start)) = (client.slot, &client.standing) else {
+        let (Some(seat), Standing::Waiting(start)) = (client.seat, &client.standing) else {
             return true;
         };
-        let shard_feed = &mut self.feeds[slot];
-        let Some(placed) = shard_feed.feed.place(start) else { return false };
+        let shard_feed = &mut self.feeds[seat.feed];
+        let Some(placed) = shard_feed.feed.place(client.view, start) else { return false };
         shard_feed.waiting -= 1;
+        shard_feed.groups[seat.group].start(&placed);
         if placed.beyond {
             client.beyond_until = Some(Instant::now() + BEYOND_PATIENCE);
         }
-        client.standing = Standing::At { seq: placed.seq, skip: placed.skip };
+        client.standing = Standing::At { number: placed.number, skip: placed.skip };
         if let Some(reason) = placed.gap {
             let from = client.cursor.take();
             self.tell_gap(key, from.as_deref(), reason, greeted);
@@ -215,11 +192,12 @@ impl Shard {
         let Some(client) = self.clients.get_mut(key) else { return };
         let mut tally = Tally::default();
         let flow = client.flush(&mut tally);
-        let feed = client.slot.map(|(slot, _)| self.feeds[slot].feed.clone());
+        let feed = client.seat.map(|seat| self.feeds[seat.feed].feed.clone());
         match (flow, feed) {
             (Flow::Gone, _) => self.doomed.push(key),
             (Flow::Open, Some(feed)) if client.is_receiving() => {
-                self.advance(key, &feed, &mut tally, &mut Walk::alone(&feed));
+                let view = client.view;
+                self.advance(key, &feed, &mut tally, &mut Walk::alone(&feed, view));
             }
             (Flow::Open | Flow::Full, _) => {}
         }
@@ -262,15 +240,15 @@ impl Shard {
 
     fn check_beyond(&mut self, key: usize, now: Instant) {
         let client = &mut self.clients[key];
-        let Some((slot, _)) = client.slot else { return };
-        let feed = self.feeds[slot].feed.clone();
+        let Some(seat) = client.seat else { return };
+        let feed = self.feeds[seat.feed].feed.clone();
         let late = client.beyond_until.is_some_and(|until| now >= until);
-        let Standing::At { seq, skip } = &mut client.standing else { return };
+        let Standing::At { number, skip } = &mut client.standing else { return };
         if skip.as_ref().is_none_or(|wanted| feed.has_reached(wanted)) {
             client.beyond_until = None;
         } else if late {
             client.beyond_until = None;
-            *seq = feed.range().0;
+            *number = feed.range(client.view).0;
             *skip = None;
             let from = client.cursor.take();
             self.tell_gap(key, from.as_deref(), GapReason::Recreated, true);
@@ -286,23 +264,20 @@ impl Shard {
             let Some(mut client) = self.clients.try_remove(key) else { continue };
             let mut tally = Tally::default();
             client.abandon_partial(&mut tally);
-            if let Some((slot, index)) = client.slot {
-                let shard_feed = &mut self.feeds[slot];
+            if let Some(seat) = client.seat {
+                let shard_feed = &mut self.feeds[seat.feed];
                 match &client.standing {
-                    Standing::At { seq, skip } => {
-                        let unread = shard_feed.feed.unread(*seq, skip.as_deref());
+                    Standing::At { number, skip } => {
+                        let unread = shard_feed.feed.unread(client.view, *number, skip.as_deref());
                         tally.drop(DropReason::Closed, unread);
                     }
                     Standing::Waiting(_) => shard_feed.waiting -= 1,
                     Standing::Publisher => {}
                 }
-                let list = &mut shard_feed.lanes[client.lane.index()];
-                list.swap_remove(index);
-                if let Some(moved) = list.get(index).copied() {
-                    self.clients[moved].slot = Some((slot, index));
+                if let Some(moved) = shard_feed.vacate(seat) {
+                    self.clients[moved].seat = Some(seat);
                 }
-                shard_feed.clients -= 1;
-                shard_feed.feed.leave(client.lane);
+                shard_feed.feed.leave(client.lane, client.view);
                 shard_feed.feed.release();
             }
             client.shut_down();
@@ -320,7 +295,7 @@ impl Shard {
 
     fn forget_feeds(&mut self) {
         let idle: Vec<usize> =
-            self.feeds.iter().filter(|(_, feed)| feed.clients == 0).map(|(slot, _)| slot).collect();
+            self.feeds.iter().filter(|(_, feed)| feed.groups.is_empty()).map(|(slot, _)| slot).collect();
         for slot in idle {
             let shard_feed = self.feeds.remove(slot);
             shard_feed.feed.unwatch(&shard_feed.watcher);

@@ -1,5 +1,7 @@
 //! The engine on a paused clock: against a naive reference (`model`), and one thing at a time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sluice_config::Span;
@@ -9,7 +11,9 @@ use tokio::io::AsyncWriteExt;
 use crate::channel::State;
 use crate::encode::Lane;
 use crate::engine::bed::{Bed, Seen};
-use crate::engine::tests::model::{Happened, Model};
+use crate::engine::tests::model::{Happened, Model, selector};
+use crate::engine::tests::reference::Selection;
+use crate::feed::Selector;
 use crate::respond::Refusal;
 
 mod model;
@@ -22,9 +26,12 @@ async fn every_client_gets_every_message_in_order_or_is_told() {
     for seed in 0..10 {
         for slow_consumer in ["disconnect", "dropOldest"] {
             let happened = Model::new(seed, slow_consumer).run(0).await;
-            let Happened { ahead, expired, fell_behind, slow, untold, reloads, .. } = happened;
+            let Happened { ahead, expired, fell_behind, slow, untold, selecting, reloads, .. } = happened;
             let fell = if slow_consumer == "dropOldest" { fell_behind.min(untold) } else { slow };
-            assert!(ahead.min(expired).min(fell).min(reloads) > 0, "seed {seed}: {happened:?}");
+            assert!(
+                ahead.min(expired).min(fell).min(selecting).min(reloads) > 0,
+                "seed {seed}: {happened:?}"
+            );
         }
     }
 }
@@ -35,6 +42,50 @@ async fn so_it_is_among_hundreds_of_clients() {
         let happened = Model::new(10, slow_consumer).run(300).await;
         assert!(happened.most >= 200, "{happened:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_selection_is_worked_out_once_whoever_shares_it_and_the_rest_is_counted() {
+    let mut bed = Bed::new(64, "disconnect");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let halves = |rest| {
+        let (asked, half) = (asked.clone(), selector(Selection { by: 2, rest }));
+        Selector::new(&format!("half {rest}"), move |record| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            half.selects(record)
+        })
+    };
+    let mut peers = Vec::new();
+    for (index, lane) in LANES.into_iter().cycle().take(12).enumerate() {
+        let selector = (index < 8).then(|| halves(index as u64 % 2));
+        peers.push(bed.join_selecting(lane, None, 1 << 20, selector).await);
+    }
+    // It selects nothing that comes, while the window passes by.
+    let nothing = Some(selector(Selection { by: 1000, rest: 999 }));
+    let mut patient = bed.join_selecting(Lane::WsJson, None, 1 << 20, nothing).await;
+    bed.settle().await;
+    for _ in 0..200 {
+        bed.publish(10);
+        bed.settle().await;
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 2 * 200, "twice a message, for eight clients");
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.read_all(&bed).await;
+        let all = (0..200).filter(|number| index >= 8 || number % 2 == index as u64 % 2);
+        assert_eq!(peer.numbers(), all.collect::<Vec<_>>(), "client {index}");
+    }
+    patient.read_all(&bed).await;
+    assert_eq!((patient.numbers(), patient.ended), (Vec::new(), false));
+    assert_eq!(bed.books(), (13 * 200, 8 * 100 + 4 * 200, 8 * 100 + 200));
+    let cursor = patient.last_cursor().expect("its greeting");
+    assert_eq!(bed.positions(&cursor), [0; 3]);
+    for _ in 0..300 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        bed.settle().await;
+    }
+    peers[2].read_all(&bed).await;
+    let heads: i64 = bed.positions(&peers[2].last_cursor().expect("a heartbeat")).iter().sum();
+    assert_eq!(heads, 200, "a cursor is past what its client does not get");
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,8 @@ use crate::telemetry::ChannelMetrics;
 /// Records entered before shards get a turn to write them, and how long a reader waits for that.
 pub(super) const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
+/// How often predicates are asked before shards get a turn.
+const CHUNK_QUESTIONS: usize = 8192;
 const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether a reader waits until shards have had their turn.
@@ -74,6 +76,7 @@ impl Feed {
         } else {
             let bounds = state.settings.bounds();
             state.ring.reset(opening.incarnation, opening.starts.clone(), opening.ends.clone());
+            state.selections.restart();
             state.lanes.iter_mut().flatten().for_each(|lane| lane.clear());
             let fill = Fill::new(opening.starts, opening.ends, bounds, state.ring.budget());
             if fill.is_done() {
@@ -93,7 +96,8 @@ impl Feed {
             let now = self.clock.now();
             let before = state.ring.next();
             let (mut count, mut bytes) = (0, 0);
-            while count < CHUNK && bytes < CHUNK_BYTES {
+            let most = (CHUNK_QUESTIONS / state.selections.len().max(1)).clamp(1, CHUNK);
+            while count < most && bytes < CHUNK_BYTES {
                 let Some(record) = records.next() else { break };
                 count += 1;
                 bytes += record.size();
@@ -203,17 +207,31 @@ impl State {
     }
 
     fn append(&mut self, entry: Entry, now: i64, metrics: &ChannelMetrics) {
-        if self.ring.append(entry) {
+        if self.enter(entry) {
             metrics.received.inc();
         }
         self.ring.evict(now);
+    }
+
+    /// Takes an entry into the ring, and the selections that it is in.
+    fn enter(&mut self, entry: Entry) -> bool {
+        if !self.ring.append(entry) {
+            return false;
+        }
+        let newest = self.ring.next() - 1;
+        if self.selections.len() > 0
+            && let Some(entry) = self.ring.entry(newest)
+        {
+            self.selections.take(newest, entry, self.ring.first());
+        }
+        true
     }
 
     fn truncate(&mut self, partition: u32, position: i64, now: i64) {
         self.ring.grow(partition as usize + 1);
         if self.ring.head()[partition as usize] < position {
             let last = Position { partition, offset: position - 1 };
-            self.ring.append(Entry::gap(last, GapReason::Expired, now));
+            self.enter(Entry::gap(last, GapReason::Expired, now));
         }
     }
 

@@ -15,12 +15,12 @@ use crate::telemetry::trace::PushSpan;
 const ENCODED_FRAMES: usize = 2 * BATCH_FRAMES;
 const ENCODED_BYTES: usize = 4 << 20;
 
-/// What is due to clients of one lane from one sequence number on.
+/// What is due to clients of one lane and view from one number on.
 #[derive(Default)]
 pub struct Batch {
-    /// First sequence number.
+    /// Number of the first entry, in the clients' view.
     pub from: u64,
-    /// Sequence number after the last.
+    /// Number after the last.
     pub to: u64,
     /// The frames, one after the other.
     pub data: Vec<u8>,
@@ -38,8 +38,8 @@ pub struct Batch {
 
 /// One frame of a [`Batch`].
 pub struct Frame {
-    /// Its sequence number.
-    pub seq: u64,
+    /// Its number in the clients' view.
+    pub number: u64,
     /// Where it ends in [`Batch::data`].
     pub end: usize,
     /// Payload bytes in it.
@@ -154,7 +154,7 @@ impl Batch {
         self.newest = None;
     }
 
-    pub(super) fn push(&mut self, seq: u64, entry: &Entry, bytes: Bytes) {
+    pub(super) fn push(&mut self, number: u64, entry: &Entry, bytes: Bytes) {
         self.data.extend_from_slice(&bytes);
         let (payload, gap) = match &entry.body {
             Body::Message(record) => {
@@ -163,6 +163,6 @@ impl Batch {
             }
             Body::Gap(reason) => (0, Some(*reason)),
         };
-        self.frames.push(Frame { seq, end: self.data.len(), payload, gap, bytes });
+        self.frames.push(Frame { number, end: self.data.len(), payload, gap, bytes });
     }
 }

@@ -165,9 +165,20 @@ pub struct Ring {
     first: u64,
     life: u64,
     entries: VecDeque<Entry>,
+    marks: VecDeque<Mark>,
     bytes: usize,
     bounds: Bounds,
     budget: Arc<Budget>,
+}
+
+/// Entries between two [`Mark`]s.
+const MARK_EVERY: u64 = 64;
+
+/// Where the partitions were at a sequence number, so that positions are found without going
+/// through the whole ring.
+struct Mark {
+    seq: u64,
+    positions: Box<[i64]>,
 }
 
 impl Drop for Ring {
@@ -189,6 +200,7 @@ impl Ring {
             first: 0,
             life: 0,
             entries: VecDeque::new(),
+            marks: VecDeque::new(),
             bytes: 0,
             bounds,
             budget,
@@ -241,6 +253,11 @@ impl Ring {
         self.entries.get(usize::try_from(seq.checked_sub(self.first)?).ok()?)
     }
 
+    /// The entries, oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
     /// Changes the bounds; what is over them goes at the next append.
     pub const fn rebound(&mut self, bounds: Bounds) {
         self.bounds = bounds;
@@ -252,6 +269,7 @@ impl Ring {
         self.first = self.next() + 1;
         self.life = self.first;
         self.entries.clear();
+        self.marks.clear();
         self.budget.give(self.bytes);
         self.bytes = 0;
         self.incarnation = Some(incarnation);
@@ -284,7 +302,10 @@ impl Ring {
         if entry.next <= self.head[partition] {
             return false;
         }
-        let size = entry.size();
+        let (size, seq) = (entry.size(), self.next());
+        if seq.is_multiple_of(MARK_EVERY) {
+            self.marks.push_back(Mark { seq, positions: self.head.as_slice().into() });
+        }
         self.head[partition] = entry.next;
         self.bytes += size;
         self.budget.take(size);
@@ -320,6 +341,7 @@ impl Ring {
             self.budget.give(size);
             self.base[entry.partition as usize] = entry.next;
             self.first += 1;
+            self.marks.pop_front_if(|mark| mark.seq < self.first);
         }
     }
 
@@ -336,8 +358,16 @@ impl Ring {
             return self.head.clone();
         }
         let mut positions = self.base.clone();
-        let count = usize::try_from(seq.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        for entry in self.entries.iter().take(count) {
+        let mut from = self.first;
+        let later = self.marks.partition_point(|mark| mark.seq <= seq);
+        if let Some(mark) = later.checked_sub(1).and_then(|index| self.marks.get(index)) {
+            from = mark.seq;
+            // A partition may have been raised since, before anything of it was held.
+            for (position, marked) in positions.iter_mut().zip(&mark.positions) {
+                *position = (*position).max(*marked);
+            }
+        }
+        for entry in (from..seq).filter_map(|seq| self.entry(seq)) {
             positions[entry.partition as usize] = entry.next;
         }
         positions

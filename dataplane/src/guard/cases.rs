@@ -16,8 +16,9 @@ use crate::channel::State;
 use crate::config::CursorKey;
 use crate::cursor::Cursors;
 use crate::encode::{Encoder, Lane};
+use crate::engine::Stream;
 use crate::engine::bed::Bed;
-use crate::feed::Batch;
+use crate::feed::{Batch, Selector, View};
 use crate::guard::{Case, counted};
 use crate::message::{CONTENT_TYPE, Incarnation, Outgoing, Record};
 use crate::publish::{Via, publish};
@@ -28,6 +29,8 @@ use crate::transport::websocket::protocol;
 const TIMES: u64 = 64;
 /// Clients that one walk writes to.
 const CLIENTS: u64 = 256;
+/// Selections that a message is offered to.
+const SELECTIONS: usize = 100;
 /// Messages that a ring holds.
 const WINDOW: u32 = 1000;
 
@@ -39,6 +42,7 @@ pub async fn all() -> Vec<Case> {
         encode("encode SseRaw", Lane::SseRaw),
         encode("encode SseCloudEvents", Lane::SseCloudEvents),
         intake(),
+        intake_selecting(),
         collect("collect a batch of 1", 1),
         collect("collect a batch of 8", 8),
         collect("collect a batch of 64", 64),
@@ -106,8 +110,26 @@ fn intake() -> Case {
         let mut records: Vec<Record> = (next..next + 2000).map(record).collect();
         next += 2000;
         counted(|| bed.inlet.push(&mut records));
-        let (first, next) = bed.feed.range();
+        let (first, next) = bed.feed.range(View::ALL);
         assert_eq!(next - first, u64::from(WINDOW));
+        2000
+    })
+}
+
+/// Records that are in one of many selections each.
+fn intake_selecting() -> Case {
+    let bed = Bed::with_shard(WINDOW, "disconnect").0;
+    for index in 0..SELECTIONS {
+        let key = format!("customer-{index}");
+        let selector =
+            Selector::new(&key.clone(), move |record| record.key.as_deref() == Some(key.as_bytes()));
+        bed.feed.enter(Lane::WsRaw, Some(&selector));
+    }
+    let mut next = 0;
+    Case::new("intake of a record into 100 selections", move || {
+        let mut records: Vec<Record> = (next..next + 2000).map(record).collect();
+        next += 2000;
+        counted(|| bed.inlet.push(&mut records));
         2000
     })
 }
@@ -115,7 +137,7 @@ fn intake() -> Case {
 /// The newest messages, which nobody was written before.
 fn collect(name: &'static str, messages: u64) -> Case {
     let bed = Bed::with_shard(WINDOW, "disconnect").0;
-    bed.feed.enter(Lane::WsJson);
+    bed.feed.enter(Lane::WsJson, None);
     let mut batch = Batch::default();
     let mut next = 0;
     Case::new(name, move || {
@@ -123,8 +145,8 @@ fn collect(name: &'static str, messages: u64) -> Case {
             let mut records: Vec<Record> = (next..next + messages as i64).map(record).collect();
             next += messages as i64;
             bed.inlet.push(&mut records);
-            let from = bed.feed.range().1 - messages;
-            counted(|| bed.feed.collect(Lane::WsJson, from, None, &mut batch));
+            let from = bed.feed.range(View::ALL).1 - messages;
+            counted(|| bed.feed.collect(Lane::WsJson, View::ALL, from, None, &mut batch));
             assert_eq!(batch.frames.len() as u64, messages);
         }
         TIMES
@@ -134,13 +156,13 @@ fn collect(name: &'static str, messages: u64) -> Case {
 /// What clients of the lane were written before.
 fn collect_again() -> Case {
     let bed = Bed::with_shard(WINDOW, "disconnect").0;
-    bed.feed.enter(Lane::WsJson);
+    bed.feed.enter(Lane::WsJson, None);
     bed.inlet.push(&mut (0..64).map(record).collect());
     let mut batch = Batch::default();
     Case::new("collect 64 that are encoded", move || {
-        let from = bed.feed.range().0;
+        let from = bed.feed.range(View::ALL).0;
         for _ in 0..TIMES {
-            counted(|| bed.feed.collect(Lane::WsJson, from, None, &mut batch));
+            counted(|| bed.feed.collect(Lane::WsJson, View::ALL, from, None, &mut batch));
             assert_eq!(batch.frames.len(), 64);
         }
         TIMES
@@ -178,7 +200,7 @@ impl AsyncWrite for Abyss {
 async fn walk(name: &'static str, lane: Lane) -> Case {
     let (mut bed, shard) = Bed::with_shard(WINDOW, "disconnect");
     for _ in 0..CLIENTS {
-        bed.attach(lane, None, Box::new(Abyss)).await;
+        bed.attach(lane, None, None, Stream::Other(Box::new(Abyss)), "").await;
     }
     let mut shard = Box::pin(tokio::task::unconstrained(shard.run()));
     let mut turn = move || assert!(shard.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending());

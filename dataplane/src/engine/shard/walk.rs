@@ -9,7 +9,7 @@ use super::{Shard, ShardFeed};
 use crate::encode::Lane;
 use crate::engine::client::{Flow, Standing, Tally};
 use crate::feed::ring::GapReason;
-use crate::feed::{Batch, Feed, Watcher, wall_clock};
+use crate::feed::{Batch, Feed, View, Watcher, wall_clock};
 use crate::respond::Refusal;
 use crate::telemetry::DropReason;
 
@@ -45,22 +45,46 @@ impl Shard {
     fn walk(&mut self, slot: usize) {
         let shard_feed = &mut self.feeds[slot];
         let feed = shard_feed.feed.clone();
-        let (oldest, next) = feed.range();
         shard_feed.written = Some(Instant::now());
         shard_feed.due = None;
         if shard_feed.waiting > 0 {
             self.place_waiting(slot);
         }
-        for lane in 0..Lane::COUNT {
-            self.walk_lane(slot, lane, &feed, (oldest, next));
+        let mut ranges = std::mem::take(&mut self.ranges);
+        ranges.clear();
+        let groups = &mut self.feeds[slot].groups;
+        let next = feed.ranges(groups.iter().map(|(_, group)| group.view), |range| ranges.push(range));
+        let (mut ranges_left, mut left_out) = (ranges.iter(), [0; 2]);
+        // Nobody comes or goes during a walk.
+        for key in 0..groups.capacity() {
+            let Some(group) = self.feeds[slot].groups.get_mut(key) else { continue };
+            let Some(range) = ranges_left.next() else { break };
+            let due = group.walk(range.1, next);
+            left_out[usize::from(group.lane.is_websocket())] += group.take_left_out();
+            if due {
+                self.walk_group(slot, key, &feed, *range);
+            }
         }
+        self.ranges = ranges;
+        self.count_left_out(slot, left_out);
         self.feeds[slot].watch.set_walked(next);
         feed.walked();
     }
 
+    /// Counts what selections left out, of SSE clients and of WebSocket clients.
+    fn count_left_out(&self, slot: usize, counts: [u64; 2]) {
+        let mut groups = self.feeds[slot].groups.iter();
+        let Some((_, group)) = groups.next().filter(|_| counts != [0; 2]) else { return };
+        let metrics = &self.clients[group.clients[0]].channel.metrics;
+        for (count, metrics) in counts.into_iter().zip([&metrics.sse, &metrics.websocket]) {
+            let mut tally = Tally::default();
+            tally.leave_out(count);
+            tally.add_to(metrics);
+        }
+    }
+
     fn place_waiting(&mut self, slot: usize) {
-        let keys: Vec<usize> = self.feeds[slot].lanes.iter().flatten().copied().collect();
-        for key in keys {
+        for key in self.feeds[slot].clients() {
             if matches!(self.clients[key].standing, Standing::Waiting(_))
                 && self.clients[key].closing.is_none()
             {
@@ -70,14 +94,15 @@ impl Shard {
         }
     }
 
-    fn walk_lane(&mut self, slot: usize, lane: usize, feed: &Arc<Feed>, (oldest, end): (u64, u64)) {
-        let Some(first) = self.feeds[slot].lanes[lane].first().copied() else { return };
+    fn walk_group(&mut self, slot: usize, group: usize, feed: &Arc<Feed>, (oldest, end): (u64, u64)) {
+        let Some(first) = self.feeds[slot].groups[group].clients.first().copied() else { return };
         let channel = self.clients[first].channel.clone();
-        let mut walk =
-            Walk { oldest, end, now: Instant::now(), batches: std::mem::take(&mut self.batches), used: 0 };
+        let group_view = self.clients[first].view;
+        let batches = std::mem::take(&mut self.batches);
+        let mut walk = Walk { view: group_view, oldest, end, now: Instant::now(), batches, used: 0 };
         let mut tally = Tally::default();
-        for index in 0..self.feeds[slot].lanes[lane].len() {
-            let key = self.feeds[slot].lanes[lane][index];
+        for index in 0..self.feeds[slot].groups[group].clients.len() {
+            let key = self.feeds[slot].groups[group].clients[index];
             if self.clients[key].is_receiving() {
                 self.advance(key, feed, &mut tally, &mut walk);
             }
@@ -109,19 +134,19 @@ impl Shard {
                     Flow::Gone => return self.doomed.push(key),
                 }
             }
-            let Standing::At { seq, skip } = &client.standing else { return };
-            if *seq < walk.oldest {
+            let Standing::At { number, skip } = &client.standing else { return };
+            if *number < walk.oldest {
                 self.advance_lost(key, feed, tally);
                 if !self.clients[key].is_receiving() {
                     return;
                 }
                 continue;
             }
-            let (lane, from, now) = (client.lane, *seq, walk.now);
+            let (lane, from, now) = (client.lane, *number, walk.now);
             let batch = match walk.batch(feed, lane, from, skip.as_deref()) {
                 Some(batch) => batch,
                 None => {
-                    feed.collect(lane, from, skip.as_deref(), &mut self.spare);
+                    feed.collect(lane, walk.view, from, skip.as_deref(), &mut self.spare);
                     &mut self.spare
                 }
             };
@@ -136,12 +161,12 @@ impl Shard {
                 Flow::Open => {}
             }
             self.forget_skip(key, feed);
-            let Standing::At { seq, .. } = self.clients[key].standing else { return };
-            if let Some(reason) = stop.filter(|_| seq == to) {
+            let Standing::At { number, .. } = self.clients[key].standing else { return };
+            if let Some(reason) = stop.filter(|_| number == to) {
                 return self.close(key, &Refusal::Gap(reason));
             }
             // What came since the walk began has its own.
-            if seq >= walk.end {
+            if number >= walk.end {
                 return;
             }
         }
@@ -151,8 +176,9 @@ impl Shard {
 
     fn forget_skip(&mut self, key: usize, feed: &Arc<Feed>) {
         let client = &mut self.clients[key];
-        if let Standing::At { seq, skip } = &mut client.standing
-            && skip.as_ref().is_some_and(|wanted| feed.is_past(*seq, wanted))
+        let view = client.view;
+        if let Standing::At { number, skip } = &mut client.standing
+            && skip.as_ref().is_some_and(|wanted| feed.is_past(view, *number, wanted))
         {
             *skip = None;
             client.beyond_until = None;
@@ -163,20 +189,20 @@ impl Shard {
     pub(in crate::engine) fn advance_lost(&mut self, key: usize, feed: &Arc<Feed>, tally: &mut Tally) {
         let closes = self.closes_slow(key);
         let client = &mut self.clients[key];
-        let Standing::At { seq, .. } = &client.standing else { return };
-        let Some(reason) = feed.lost(*seq) else { return };
-        let first = feed.range().0;
+        let Standing::At { number, .. } = &client.standing else { return };
+        let Some(reason) = feed.lost(client.view, *number) else { return };
+        let first = feed.range(client.view).0;
         // A new life begins behind a hole in the numbers that was never a message.
         let hole = u64::from(reason == GapReason::Recreated);
-        let lost = first.saturating_sub(*seq).saturating_sub(hole);
+        let lost = first.saturating_sub(*number).saturating_sub(hole);
         let slow = reason == GapReason::Slow;
         tally.drop(if slow { DropReason::Slow } else { DropReason::Gap }, lost);
         if slow && closes {
             // Its last cursor is where it stopped reading, so that it is told the gap when it is back.
             self.close(key, &Refusal::Slow);
         }
-        if let Standing::At { seq, skip } = &mut self.clients[key].standing {
-            *seq = first;
+        if let Standing::At { number, skip } = &mut self.clients[key].standing {
+            *number = first;
             // What it brought as read stays read, unless it was of another life.
             if reason == GapReason::Recreated {
                 *skip = None;
@@ -198,11 +224,12 @@ impl Shard {
     }
 }
 
-/// What clients of one lane that get their turn together share.
+/// What clients of one group that get their turn together share.
 pub(super) struct Walk {
-    /// The feed's oldest entry when the walk began: who stands before it lost something.
+    view: View,
+    /// The view's oldest entry when the walk began: who stands before it lost something.
     oldest: u64,
-    /// The feed's end at that moment.
+    /// The view's end at that moment.
     end: u64,
     now: Instant,
     batches: Vec<Batch>,
@@ -211,9 +238,9 @@ pub(super) struct Walk {
 
 impl Walk {
     /// A turn of one client alone.
-    pub(super) fn alone(feed: &Feed) -> Self {
-        let (oldest, end) = feed.range();
-        Self { oldest, end, now: Instant::now(), batches: Vec::new(), used: CACHED_BATCHES }
+    pub(super) fn alone(feed: &Feed, view: View) -> Self {
+        let (oldest, end) = feed.range(view);
+        Self { view, oldest, end, now: Instant::now(), batches: Vec::new(), used: CACHED_BATCHES }
     }
 
     /// The batch from `from` on, collected once and then shared; `None` if it is nobody else's, or
@@ -234,7 +261,7 @@ impl Walk {
         }
         let index = self.used;
         self.used += 1;
-        feed.collect(lane, from, None, &mut self.batches[index]);
+        feed.collect(lane, self.view, from, None, &mut self.batches[index]);
         Some(&mut self.batches[index])
     }
 }

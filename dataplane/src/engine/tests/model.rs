@@ -9,7 +9,8 @@ use sluice_config::policy::Limits;
 use crate::encode::Lane;
 use crate::engine::bed::{Bed, PARTITIONS, Peer, Positions};
 use crate::engine::tests::LANES;
-use crate::engine::tests::reference::{End, History, Reference};
+use crate::engine::tests::reference::{End, History, Reference, Selection};
+use crate::feed::Selector;
 
 /// Steps of one run.
 const STEPS: usize = 600;
@@ -41,6 +42,8 @@ pub struct Happened {
     pub slow: usize,
     /// Clients that were closed for a gap.
     pub untold: usize,
+    /// Clients that got a selection.
+    pub selecting: usize,
     /// Reloads.
     pub reloads: usize,
 }
@@ -115,14 +118,26 @@ impl Model {
         let lane = LANES[self.random.usize(..LANES.len())];
         let quick = self.random.bool();
         let pipe = if quick { ROOMY } else { self.random.usize(10..2000) };
-        let mut reference = Reference::joined(&self.history, start);
+        let selection = self.selection();
+        let mut reference = Reference::joined(&self.history, start, selection);
         if quick && lane != Lane::WsRaw {
             reference = reference.written_at_once(&self.history);
         }
         self.happened.expired += usize::from(reference.expired);
         self.happened.ahead += usize::from(reference.is_ahead);
-        let peer = self.bed.join(lane, cursor, pipe).await;
+        let selector = (selection.by > 1).then(|| selector(selection));
+        self.happened.selecting += usize::from(selector.is_some());
+        let peer = self.bed.join_selecting(lane, cursor, pipe, selector).await;
         self.clients.push(Client { peer, reference, quick });
+    }
+
+    /// Mostly everything; else every so many, down to almost nothing.
+    fn selection(&mut self) -> Selection {
+        if self.random.bool() {
+            return Selection::ALL;
+        }
+        let by = [2, 3, 10, 1000][self.random.usize(..4)];
+        Selection { by, rest: self.random.u64(..by.min(4)) }
     }
 
     /// A client goes, and mostly comes back with the last cursor that it was told.
@@ -208,9 +223,19 @@ impl Model {
         }
         let name = &self.name;
         assert_eq!(*self.bed.open.borrow(), 0, "{name}: a client was left behind");
-        let (due, written, dropped) = self.bed.books();
-        assert_eq!(due, written + dropped, "{name}: the books do not balance");
+        let (due, written, without) = self.bed.books();
+        assert_eq!(due, written + without, "{name}: the books do not balance");
         assert!(written > 1000, "{name}: {written} messages are no test");
         self.happened
     }
+}
+
+/// Selects by the number that a message begins with.
+pub fn selector(selection: Selection) -> Selector {
+    let Selection { by, rest } = selection;
+    Selector::new(&format!("{rest} of {by}"), move |record| {
+        let payload = record.payload.as_deref().expect("numbered");
+        let digits = payload.split(|byte| *byte == b' ').next().expect("a number");
+        selection.has(std::str::from_utf8(digits).expect("digits").parse().expect("a number"))
+    })
 }

@@ -80,8 +80,28 @@ pub enum End {
     Untold,
 }
 
+/// Which numbers a client gets: those that leave this rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// What is divided by.
+    pub by: u64,
+    /// What is left.
+    pub rest: u64,
+}
+
+impl Selection {
+    /// Everything.
+    pub const ALL: Self = Self { by: 1, rest: 0 };
+
+    /// Whether it has `number`.
+    pub const fn has(self, number: u64) -> bool {
+        number % self.by == self.rest
+    }
+}
+
 /// One client, as it should be.
 pub struct Reference {
+    selection: Selection,
     /// Where it joined, or what a gap moved it to.
     start: Positions,
     /// `start` is not a place between two numbers: what lies behind may be no concern of the client's.
@@ -100,11 +120,11 @@ pub struct Reference {
 
 impl Reference {
     /// A client joins at `start`.
-    pub fn joined(history: &History, start: Positions) -> Self {
+    pub fn joined(history: &History, start: Positions, selection: Selection) -> Self {
         let expired = (0..history.oldest).any(|number| history.wants(&start, number));
         let is_ahead = !history.before.contains(&start);
         let (at, fell_behind) = (history.oldest, false);
-        Self { start, is_ahead, at, at_once: None, expired, fell_behind, end: None }
+        Self { selection, start, is_ahead, at, at_once: None, expired, fell_behind, end: None }
     }
 
     /// It is written everything at once, on a lane that has cursors: so it must see them as they
@@ -116,12 +136,23 @@ impl Reference {
 
     /// The number that it must see next, if it is published.
     pub fn due(&self, history: &History) -> Option<u64> {
-        (self.at..history.next()).find(|number| history.wants(&self.start, *number))
+        (self.at..history.next()).find(|number| self.gets(history, *number))
     }
 
     /// Whether what it needs next may have left the window.
-    pub const fn is_behind(&self, history: &History) -> bool {
-        self.at < history.oldest
+    pub fn is_behind(&self, history: &History) -> bool {
+        (self.at..history.oldest).any(|number| self.selection.has(number))
+    }
+
+    /// Whether it gets `number`.
+    fn gets(&self, history: &History, number: u64) -> bool {
+        self.selection.has(number) && history.wants(&self.start, number)
+    }
+
+    /// Numbers between which and `number` it gets nothing: who stands at one stands at all.
+    fn same(&self, history: &History, number: u64) -> impl Iterator<Item = u64> + use<> {
+        let next = (number..history.next()).find(|number| self.gets(history, *number));
+        number..=next.unwrap_or_else(|| history.next())
     }
 
     /// It saw this; `read` tells what a cursor says.
@@ -171,16 +202,19 @@ impl Reference {
 
     /// Who resumes at `place` gets what it would have got here, and nothing twice that it had here.
     fn check_place(&self, history: &History, place: &Positions) -> Result<(), String> {
-        let there = history.before(self.at);
-        let right = (0..PARTITIONS).all(|partition| {
-            let expected = there[partition].max(self.start[partition]);
-            // A write's cursor is shared with those who are not ahead.
-            let shared = self.is_ahead && there[partition] <= self.start[partition];
-            place[partition] == expected || shared && place[partition] < expected
+        let right = self.same(history, self.at).any(|number| {
+            let there = history.before(number);
+            (0..PARTITIONS).all(|partition| {
+                let expected = there[partition].max(self.start[partition]);
+                // A write's cursor is shared with those who are not ahead.
+                let shared = self.is_ahead && there[partition] <= self.start[partition];
+                place[partition] == expected || shared && place[partition] < expected
+            })
         });
         if right {
             return Ok(());
         }
+        let there = history.before(self.at);
         Err(format!("the cursor {place:?} at {}, where {there:?} is, started at {:?}", self.at, self.start))
     }
 
@@ -190,7 +224,8 @@ impl Reference {
             let there = history.before(oldest);
             std::array::from_fn::<_, PARTITIONS, _>(|partition| there[partition].max(self.start[partition]))
         };
-        let oldest = history.met.iter().find(|oldest| **oldest > self.at && place(**oldest) == to);
+        let told = |oldest: u64| self.same(history, oldest).any(|number| place(number) == to);
+        let oldest = history.met.iter().find(|oldest| **oldest > self.at && told(**oldest));
         let Some(oldest) = oldest else { return Err(format!("a gap to {to:?} at {}", self.at)) };
         (self.is_ahead, self.at) = (!history.before.contains(&to), *oldest);
         (self.start, self.expired, self.fell_behind) = (to, false, true);
