@@ -25,7 +25,8 @@ pub fn payload(nanos: u64, sequence: u64, bytes: usize) -> Vec<u8> {
     payload
 }
 
-fn stamp(payload: &[u8]) -> Option<(u64, u64)> {
+/// The time and the sequence in a payload.
+pub fn stamp(payload: &[u8]) -> Option<(u64, u64)> {
     let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
     Some((number(payload.get(..20)?)?, number(payload.get(21..31)?)?))
 }
@@ -36,7 +37,22 @@ pub struct Client {
     socket: Socket,
     decoder: Decoder,
     /// The sequence it waits for.
-    pub next: u64,
+    next: u64,
+    share: Share,
+}
+
+/// Which of the messages a client gets: those whose sequence leaves this rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// The rest, which is also the first sequence.
+    pub which: u64,
+    /// What is divided by.
+    pub of: u64,
+}
+
+impl Share {
+    /// Everything.
+    pub const ALL: Self = Self { which: 0, of: 1 };
 }
 
 /// The sequence that somebody waits for who may come at any time.
@@ -77,7 +93,7 @@ impl Client {
         // A TLS handshake is done here, while the socket still waits.
         socket.write_all(to.request.as_bytes())?;
         socket.tcp().set_nonblocking(true)?;
-        Ok(Self { socket, decoder: Decoder::new(to.wire), next: 0 })
+        Ok(Self { socket, decoder: Decoder::new(to.wire), next: to.share.which, share: to.share })
     }
 
     /// It may come late: any message can be its first.
@@ -85,9 +101,19 @@ impl Client {
         Self { next: ANY, ..self }
     }
 
+    /// Whether it has what it gets of so many messages.
+    pub const fn has(&self, messages: u64) -> bool {
+        self.next != ANY && self.next >= messages
+    }
+
+    /// Sequences that it is past.
+    pub const fn past(&self) -> u64 {
+        self.next
+    }
+
     /// Reads what is there and says how many bytes that were.
     pub fn read(&mut self, buffer: &mut [u8], sink: &mut impl FnMut(Seen)) -> Result<usize> {
-        let Self { socket, decoder, next } = self;
+        let Self { socket, decoder, next, share } = self;
         let length = match socket.read(buffer) {
             Ok(0) => bail!("the server closed a connection"),
             Ok(length) => length,
@@ -101,7 +127,7 @@ impl Client {
             Event::Answer(bytes) => drop(socket.write_all(bytes)),
             Event::Message(payload) => match stamp(payload) {
                 Some((sent, sequence)) if sequence == *next || *next == ANY => {
-                    *next = sequence + 1;
+                    *next = sequence + share.of;
                     sink(Seen::Message(sent));
                 }
                 found => wrong = wrong.or(Some((found, *next))),

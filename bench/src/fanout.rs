@@ -19,11 +19,7 @@ pub fn run(stage: &Stage, scale: &Scale, fanout: &Fanout, entrant: Entrant) -> R
     let mut clients = Clients::open(&subscription, tls.as_ref(), scale.clients(fanout.clients))?;
     let feeder = Feeder::start(&started, window, fanout.bytes);
     let received = clients.receive(started.system.as_ref(), window, Until::Complete);
-    let received = match &received {
-        Ok(_) => feeder.finish().and(received),
-        // What the feeder has to say explains what clients lack.
-        Err(_) => feeder.stop().and(received),
-    }?;
+    let received = feeder.end(received)?;
     let mut values = values(&received, window.measured.as_secs_f64());
     values.push((PEAK, peak_bytes(&started.system.pids()?)? as f64 / (1024.0 * 1024.0)));
     Ok(values)

@@ -52,6 +52,14 @@ impl Feeder {
         self.thread.join().expect("a feeder does not panic").context("the feed failed")
     }
 
+    /// Waits for it after a reception. What it has to say explains what clients lack.
+    pub fn end<T>(self, received: Result<T>) -> Result<T> {
+        match &received {
+            Ok(_) => self.finish().and(received),
+            Err(_) => self.stop().and(received),
+        }
+    }
+
     /// Sends no more, and waits for the message under way.
     pub fn stop(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);

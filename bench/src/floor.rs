@@ -4,26 +4,20 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use sluice_tests::process::{self, Process};
+use anyhow::{Result, bail, ensure};
 
 use crate::epoll::Epoll;
-use crate::measure::on_server_cpu;
+use crate::http::{Asked, MAX_POST, NO_CONTENT_ANSWER, SWITCHING, asked};
+use crate::part::Part;
 use crate::system::{Publication, Subscription, System};
-use crate::wire::{Wire, find};
+use crate::wire::Wire;
 
 const LISTENER: usize = usize::MAX;
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
-/// The longest message with its head.
-const MAX_POST: usize = 64 * 1024;
 /// Characters of an event's id: as many as a cursor of Sluice has, so that both write the same.
 const ID: &str = "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii";
-/// How long a start may take.
-const START: Duration = Duration::from_secs(10);
 
 /// What the floor serves.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,7 +35,7 @@ impl Options {
         if self.sse {
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         } else {
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            SWITCHING.as_bytes()
         }
     }
 
@@ -90,24 +84,21 @@ impl Peer {
 
     /// The next posted payload, once it is whole. Answers what is whole.
     fn posted(&mut self, options: &Options) -> Result<Option<Vec<u8>>> {
-        let Some(end) = find(&self.request, b"\r\n\r\n") else { return Ok(None) };
-        if self.request.starts_with(b"GET ") {
-            self.request = Vec::new();
-            self.stream.write_all(options.head())?;
-            self.subscribed = true;
-            return Ok(None);
+        let Some((asked, whole)) = asked(&self.request)? else { return Ok(None) };
+        match asked {
+            Asked::Stream(_) => {
+                self.request = Vec::new();
+                self.stream.write_all(options.head())?;
+                self.subscribed = true;
+                Ok(None)
+            }
+            Asked::Post(payload) => {
+                let payload = payload.to_vec();
+                self.request.drain(..whole);
+                self.stream.write_all(NO_CONTENT_ANSWER)?;
+                Ok(Some(payload))
+            }
         }
-        let head = std::str::from_utf8(&self.request[..end])?;
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        let whole = end + 4 + length.context("no length")?.parse::<usize>()?;
-        ensure!(whole < MAX_POST, "too long a message");
-        if self.request.len() < whole {
-            return Ok(None);
-        }
-        let payload = self.request[end + 4..whole].to_vec();
-        self.request.drain(..whole);
-        self.stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
-        Ok(Some(payload))
     }
 }
 
@@ -199,44 +190,29 @@ pub fn run(options: &Options) -> Result<()> {
 /// A running floor.
 #[derive(Debug)]
 pub struct Floor {
-    process: Process,
-    port: u16,
+    part: Part,
     wire: Wire,
 }
 
 impl Floor {
     /// Starts one and waits until it listens.
     pub fn start(wire: Wire) -> Result<Self> {
-        let port = process::port();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("floor").args(["--port", &port.to_string()]);
-        command.args((wire == Wire::Sse).then_some("--sse"));
-        on_server_cpu(&mut command);
-        let log = process::directory("floor").join("log");
-        let mut process = Process::spawn("floor", command, &log);
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if !process.runs() {
-                bail!("the floor ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
-            }
-            ensure!(begun.elapsed() < START, "the floor does not listen after {START:?}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(Self { process, port, wire })
+        let sse = (wire == Wire::Sse).then(|| "--sse".to_owned());
+        Ok(Self { part: Part::start("floor", sse.as_slice())?, wire })
     }
 }
 
 impl System for Floor {
     fn pids(&self) -> Result<Vec<u32>> {
-        Ok(vec![self.process.pid()])
+        Ok(vec![self.part.pid()])
     }
 
     fn subscription(&self) -> Subscription {
-        Subscription { port: self.port, wire: self.wire, request: self.wire.request("/") }
+        Subscription::to_all(self.part.port, self.wire, "/")
     }
 
     fn publication(&self) -> Publication {
         let head = "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n".into();
-        Publication { port: self.port, head, body: <[u8]>::to_vec }
+        Publication { port: self.part.port, head, body: <[u8]>::to_vec }
     }
 }

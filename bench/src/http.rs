@@ -15,6 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
+/// The longest request with its body that the bench's own servers take.
+pub const MAX_POST: usize = 64 * 1024;
+/// What they answer to a message.
+pub const NO_CONTENT_ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+/// What they answer to a WebSocket client.
+pub const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
 /// The status of an answer that has no body and no length.
 const NO_CONTENT: u16 = 204;
 
@@ -54,6 +62,28 @@ pub fn request(publication: &Publication, payload: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body.as_slice()].concat()
 }
 
+/// What the bench's own clients and publishers ask its own servers for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// The stream at this path.
+    Stream(&'a str),
+    /// To take this message.
+    Post(&'a [u8]),
+}
+
+/// The first request in `bytes` and its length, if it is whole.
+pub fn asked(bytes: &[u8]) -> Result<Option<(Asked<'_>, usize)>> {
+    let Some(end) = find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    let (head, body) = (std::str::from_utf8(&bytes[..end])?, end + 4);
+    if let Some(line) = head.strip_prefix("GET ") {
+        return Ok(Some((Asked::Stream(line.split(' ').next().unwrap_or_default()), body)));
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let whole = body + length.context("no length")?.parse::<usize>()?;
+    ensure!(whole < MAX_POST, "too long a message");
+    Ok(bytes.get(body..whole).map(|payload| (Asked::Post(payload), whole)))
+}
+
 /// The status and the body of `answer`, if it is whole. A chunked body is given as it came.
 pub fn parse(answer: &[u8]) -> Result<Option<(u16, String)>> {
     let Some(end) = find(answer, b"\r\n\r\n") else { return Ok(None) };
@@ -89,6 +119,18 @@ mod tests {
             let found = parse(answer.as_bytes()).expect("it is HTTP");
             assert_eq!(found.as_ref().map(|(status, body)| (*status, body.as_str())), wanted, "{answer}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_whole_or_waited_for() {
+        let post = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi and more";
+        for length in 0..=post.len() {
+            let whole = length >= 40;
+            let wanted = whole.then_some((Asked::Post(b"hi"), 40));
+            assert_eq!(asked(&post[..length]).expect("a request"), wanted, "{length}");
+        }
+        let get = b"GET /17 HTTP/1.1\r\n\r\n";
+        assert_eq!(asked(get).expect("a request"), Some((Asked::Stream("/17"), get.len())));
     }
 
     #[test]

@@ -83,6 +83,15 @@ struct Tally {
 impl Clients {
     /// Opens `count` streams.
     pub fn open(to: &Subscription, tls: Option<&Arc<ClientConfig>>, count: usize) -> Result<Self> {
+        Self::open_each(count, tls, |_| to.clone())
+    }
+
+    /// Opens `count` streams, each a client's own.
+    pub fn open_each(
+        count: usize,
+        tls: Option<&Arc<ClientConfig>>,
+        to: impl Fn(usize) -> Subscription,
+    ) -> Result<Self> {
         let mut all = Self {
             epoll: Epoll::new()?,
             clients: Vec::with_capacity(count),
@@ -91,7 +100,7 @@ impl Clients {
         };
         while all.clients.len() < count {
             for _ in 0..OPENING.min(count - all.clients.len()) {
-                let client = Client::connect(to, tls)?;
+                let client = Client::connect(&to(all.clients.len()), tls)?;
                 all.epoll.add(&client, all.clients.len())?;
                 all.clients.push(client);
             }
@@ -107,7 +116,7 @@ impl Clients {
     /// Receives what `window` announces from `system`, beginning with the first message to come.
     pub fn receive(&mut self, system: &dyn System, window: Window, until: Until) -> Result<Received> {
         let (mut received, mut tally) = (Received::default(), Tally::default());
-        tally.finished = self.clients.iter().filter(|client| client.next == window.messages()).count();
+        tally.finished = self.clients.iter().filter(|client| client.has(window.messages())).count();
         let (mut span, mut progress, mut before) = (None, Instant::now(), (0, 0, 0));
         let cpu =
             || Ok::<_, anyhow::Error>((cpu_micros(&system.pids()?)?, cpu_micros(&[std::process::id()])?));
@@ -117,7 +126,7 @@ impl Clients {
             if tally.messages > count {
                 progress = Instant::now();
             } else if progress.elapsed() > PATIENCE {
-                let behind = self.clients.iter().map(|client| client.next).min().unwrap_or(0);
+                let behind = self.clients.iter().map(Client::past).min().unwrap_or(0);
                 bail!("lost: the slowest client has {behind} of {} messages", window.messages());
             }
             let Some(first) = tally.latest else { continue };
@@ -162,7 +171,7 @@ impl Clients {
             let (mut now, mut latest, mut messages, open) = (None, None, 0, &mut self.open);
             let latency = &mut tally.latency;
             let client = &mut self.clients[name];
-            let before = client.next;
+            let before = client.has(last);
             tally.bytes += client.read(&mut self.buffer, &mut |seen| match seen {
                 Seen::Open => *open += 1,
                 Seen::Message(sent) => {
@@ -176,7 +185,7 @@ impl Clients {
             })? as u64;
             tally.latest = latest.or(tally.latest);
             tally.messages += messages;
-            tally.finished += usize::from(before < last && client.next == last);
+            tally.finished += usize::from(!before && client.has(last));
         }
         Ok(())
     }
@@ -201,8 +210,7 @@ mod tests {
         }
 
         fn subscription(&self) -> Subscription {
-            let wire = Wire::WebSocket;
-            Subscription { port: self.0, wire, request: wire.request("/") }
+            Subscription::to_all(self.0, Wire::WebSocket, "/")
         }
 
         fn publication(&self) -> Publication {

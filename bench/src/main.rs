@@ -34,12 +34,14 @@ mod idle;
 mod librdkafka;
 mod load;
 mod measure;
+mod part;
 mod peer;
 mod publish;
 mod report;
 mod run;
 mod saturation;
 mod scenario;
+mod selecting;
 mod server;
 mod svg;
 mod system;
@@ -79,6 +81,9 @@ enum Part {
     /// Serves the floor.
     #[command(hide = true)]
     Floor(floor::Options),
+    /// Serves selections by the engine alone.
+    #[command(hide = true)]
+    Selecting(selecting::Options),
     /// Produces by librdkafka alone.
     #[command(hide = true)]
     Produce {
@@ -98,6 +103,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
         Some(Part::Floor(options)) => floor::run(options),
+        Some(Part::Selecting(options)) => selecting::run(options),
         Some(Part::Produce { brokers, topic, load }) => {
             println!("{}", serde_json::to_string(&librdkafka::publish(brokers, topic, load)?)?);
             Ok(())

@@ -91,7 +91,7 @@ impl Kind {
             _ => <[u8]>::to_vec,
         };
         let server = Server::start(self, launch::fan_out(self, port)?, port)?;
-        let subscription = Subscription { port, wire, request: wire.request(subscribe) };
+        let subscription = Subscription::to_all(port, wire, subscribe);
         Ok(Running { server, subscription, publication: Publication { port, head, body } })
     }
 }

@@ -8,7 +8,7 @@ use crate::broker::Publisher;
 use crate::entrant::{Entrant, Stage};
 use crate::report::{Report, Values};
 use crate::scenario::{Scale, Scenario, Work, thousands};
-use crate::{broker, change, curve, disturbed, fanout, idle, saturation};
+use crate::{broker, change, curve, disturbed, fanout, idle, saturation, selecting};
 
 /// Where results go.
 pub struct Run<'a> {
@@ -68,6 +68,20 @@ impl Run<'_> {
                 self.everybody(("h", &title), &[], |stage, scale, entrant| {
                     disturbed::slow(stage, scale, entrant, *clients)
                 });
+            }
+            Work::Selections(clients, counts) => {
+                let title = format!(
+                    "{} WebSocket clients of the engine alone, 200 B at {}/s, of which each gets one in {}",
+                    self.people(*clients),
+                    thousands(selecting::RATE as usize),
+                    selecting::SHARES
+                );
+                for distinct in *counts {
+                    let system = format!("Sluice, distinct selections: {distinct}");
+                    self.turn(("k", &title), &system, |_, scale| {
+                        selecting::measure(scale, *clients, *distinct)
+                    });
+                }
             }
             Work::Publish => self.publish(),
             Work::Change(counts) => {

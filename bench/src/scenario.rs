@@ -29,6 +29,8 @@ pub enum Work {
     Storm(usize),
     /// So many clients, some of which hardly read.
     Slow(usize),
+    /// So many clients, each with a selection, of which there are so many.
+    Selections(usize, &'static [u64]),
     /// HTTP to Kafka.
     Publish,
     /// A changed file with so many channels.
@@ -98,6 +100,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "h", repeats: 1, work: Work::Slow(1000) },
     Scenario { name: "i", repeats: 5, work: Work::Publish },
     Scenario { name: "j", repeats: 5, work: Work::Change(&[1, 100, 1000]) },
+    Scenario { name: "k", repeats: 2, work: Work::Selections(1000, &[1, 50, 500]) },
     Scenario {
         name: "l",
         repeats: 3,

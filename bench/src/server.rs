@@ -111,8 +111,7 @@ impl System for Server {
     }
 
     fn subscription(&self) -> Subscription {
-        let request = self.wire.request(PATH);
-        Subscription { port: self.subscribe, wire: self.wire, request }
+        Subscription::to_all(self.subscribe, self.wire, PATH)
     }
 
     fn publication(&self) -> Publication {

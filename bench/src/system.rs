@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 
+use crate::client::Share;
 use crate::wire::Wire;
 
 /// A server that runs, on the server's core. Dropping it stops it.
@@ -26,6 +27,15 @@ pub struct Subscription {
     pub wire: Wire,
     /// The whole request that opens the stream.
     pub request: String,
+    /// What comes.
+    pub share: Share,
+}
+
+impl Subscription {
+    /// To every message, at `path`.
+    pub fn to_all(port: u16, wire: Wire, path: &str) -> Self {
+        Self { port, wire, request: wire.request(path), share: Share::ALL }
+    }
 }
 
 /// What a publisher sends on a kept-alive connection.

@@ -34,4 +34,7 @@ mod transport;
 
 pub use config::pod::{PodError, PodSource};
 pub use config::{CursorKey, Loaded, Refused, TlsMaterial};
+#[cfg(feature = "bed")]
+#[doc(hidden)]
+pub use engine::bed;
 pub use serve::{Options, ServeError, Server};

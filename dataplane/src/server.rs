@@ -3,6 +3,7 @@
 //! A broker's module reads into an [`Inlet`] and publishes [`Outgoing`] messages; it knows nothing
 //! of clients, policies or transports.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,25 +200,15 @@ pub enum Source {
 }
 
 /// A source being read; dropping it stops that.
-#[expect(dead_code, reason = "held for what their drop does")]
-pub enum Reading {
-    /// Of a topic.
-    Kafka(kafka::Reading),
-    /// Of a log in memory.
-    Memory(memory::Reading),
-    /// Of a generator.
-    Generator(generator::Reading),
-}
+pub type Reading = Box<dyn Any + Send>;
 
 impl Source {
     /// Starts reading into `inlet`.
     pub fn read(&self, inlet: Inlet) -> Reading {
         match self {
-            Self::Kafka { client, topic } => Reading::Kafka(client.read(topic, inlet)),
-            Self::Memory(log) => Reading::Memory(log.read(inlet)),
-            Self::Generator { settings, address } => {
-                Reading::Generator(generator::read(settings, address, inlet))
-            }
+            Self::Kafka { client, topic } => Box::new(client.read(topic, inlet)),
+            Self::Memory(log) => Box::new(log.read(inlet)),
+            Self::Generator { settings, address } => Box::new(generator::read(settings, address, inlet)),
         }
     }
 
