@@ -202,14 +202,15 @@ impl Builder {
     }
 
     fn key(&mut self, text: &str, style: ScalarStyle, line: usize) -> Result<(), Unparsable> {
-        let at = self.at(text);
         let Some(open) = self.open.last_mut() else { return Ok(()) };
         let first = open.seen.get(text).copied();
         open.seen.entry(text.to_owned()).or_insert(line);
         open.key = Some(Key { text: text.to_owned(), line, again: first.is_some() });
         if let Some(first) = first {
+            let at = self.at();
             self.problem(line, at, format!("is set on line {first} already; keep one of the two"));
         } else if text == "<<" && style == ScalarStyle::Plain {
+            let at = self.at();
             self.problem(line, at, "merge keys are not used here; write the fields out");
         }
         Ok(())
@@ -218,7 +219,7 @@ impl Builder {
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Value {
         let resolved = scalar::resolve(text, style == ScalarStyle::Plain, tag);
         resolved.unwrap_or_else(|message| {
-            let at = self.at("");
+            let at = self.at();
             self.problem(line, at, message);
             Value::Null
         })
@@ -239,7 +240,7 @@ impl Builder {
             return Err(Unparsable { line, message: format!("is nested deeper than {MAX_DEPTH}") });
         }
         if tag.is_some_and(|tag| !matches!(tag.core_suffix(), Some("map" | "seq"))) {
-            let at = self.at("");
+            let at = self.at();
             self.problem(line, at, scalar::FOREIGN_TAG);
         }
         self.open.push(Open { line, anchor, content, seen: HashMap::new(), key: None });
@@ -291,15 +292,13 @@ impl Builder {
         }
     }
 
-    /// The path of what is being read; `key` if that is a key.
-    fn at(&self, key: &str) -> String {
+    /// The path of what is being read.
+    fn at(&self) -> String {
         let mut at = String::new();
-        for (depth, open) in self.open.iter().enumerate() {
-            let last = depth + 1 == self.open.len();
+        for open in &self.open {
             match (&open.content, &open.key) {
                 (Content::List(items), _) => at.push_str(&format!("[{}]", items.len())),
                 (_, Some(key)) => push_field(&mut at, &key.text),
-                (_, None) if last => push_field(&mut at, key),
                 (_, None) => {}
             }
         }

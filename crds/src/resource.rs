@@ -1,6 +1,8 @@
 //! The resources themselves: a spec of `sluice-config` plus kind, names, columns and status.
 #![expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
+use std::sync::Arc;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,7 +49,7 @@ use sluice_config::policy::StreamPolicySpec;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(transparent)]
-pub struct ApiSpec(pub StreamApiSpec);
+pub struct ApiSpec(pub Arc<StreamApiSpec>);
 
 /// What the policy sets and what it applies to.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

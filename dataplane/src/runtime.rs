@@ -20,11 +20,13 @@ use crate::feed::{Feed, Settings};
 use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
 use crate::runtime::catalog::listing;
+use crate::runtime::frame::Frame;
 use crate::runtime::server::{KafkaClient, RunningServer};
 use crate::server::{Status, kafka};
 use crate::telemetry::trace::{Place, Tracing};
 
 mod catalog;
+mod frame;
 mod server;
 
 /// How long a client without channels may take to flush before it is dropped.
@@ -69,7 +71,7 @@ pub struct ServerState {
 
 /// An API that is served.
 struct Running {
-    entry: Entry,
+    entry: Arc<Entry>,
     keys: Vec<CursorKey>,
     /// Policies of a refused revision were merged onto it.
     merged: bool,
@@ -168,7 +170,7 @@ impl Runtime {
         metrics.reload(if refused.is_empty() { "applied" } else { "refused" });
         metrics.config_sequence.set(i64::try_from(loaded.config.sequence).unwrap_or(i64::MAX));
         let apis = self.apis.values().map(|running| {
-            let Entry { generation, revision, api, material, .. } = &running.entry;
+            let Entry { generation, revision, api, material, .. } = &*running.entry;
             json!({"namespace": api.namespace, "name": api.name, "generation": generation,
                    "revision": revision, "material": material})
         });
@@ -195,12 +197,13 @@ impl Runtime {
     fn apply_api(
         &mut self,
         key: &str,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         keys: Vec<CursorKey>,
         material: &Material,
     ) -> Result<(), Vec<Problem>> {
         let same = |running: &Running| {
-            !running.merged && running.entry.revision == entry.revision && running.keys == keys
+            let same = Arc::ptr_eq(&running.entry, entry) || running.entry.revision == entry.revision;
+            !running.merged && same && running.keys == keys
         };
         if self.apis.get(key).is_some_and(same) {
             return Ok(());
@@ -218,7 +221,14 @@ impl Runtime {
             servers
                 .insert(server.name.clone(), self.server(key, &server.name, &server.kind, entry, material)?);
         }
-        let mut old = self.apis.remove(key);
+        let (old, mut before) = match self.apis.remove(key) {
+            Some(mut old) => {
+                let channels = std::mem::take(&mut old.channels);
+                (Some(old), channels)
+            }
+            None => (None, BTreeMap::new()),
+        };
+        let frame = old.as_ref().map(|old| Frame::of(old, entry, &keys));
         let mut running = Running {
             entry: entry.clone(),
             keys,
@@ -228,9 +238,16 @@ impl Runtime {
             listing: Arc::default(),
         };
         for spec in &entry.api.spec.channels {
-            let before = old.as_mut().and_then(|old| old.channels.remove(&spec.name));
-            let before_server = old.as_ref().and_then(|old| old.server_of(&spec.name));
-            let channel = self.channel(&mut running, spec, before, before_server, material);
+            let before = before.remove(&spec.name);
+            let channel = match (before, &frame) {
+                (Some(kept), Some(frame)) if frame.keeps(spec, &running) => {
+                    RunningChannel { path: path(&entry.api.name, &entry.api.spec, spec), ..kept }
+                }
+                (before, frame) => {
+                    let place = frame.as_ref().and_then(|frame| frame.place(&spec.name));
+                    self.channel(&mut running, spec, before, place, material)
+                }
+            };
             running.channels.insert(spec.name.clone(), channel);
         }
         running.listing = Arc::new(listing(&running));
@@ -241,9 +258,7 @@ impl Runtime {
                 self.gateway.metrics.forget_server(&entry.api.namespace, &entry.api.name, server);
             }
         }
-        for channel in old.into_iter().flat_map(|old| old.channels.into_values()) {
-            remove(&channel);
-        }
+        before.values().for_each(remove);
         Ok(())
     }
 
@@ -309,7 +324,7 @@ impl Runtime {
         running: &mut Running,
         spec: &sluice_config::Channel,
         before: Option<RunningChannel>,
-        before_server: Option<(RunningServer, String)>,
+        before_place: Option<(&RunningServer, &str)>,
         material: &Material,
     ) -> RunningChannel {
         let Running { entry, keys, servers, .. } = running;
@@ -346,9 +361,9 @@ impl Runtime {
         let feed = spec.subscribe.as_ref().map(|subscribe| {
             let settings = settings(subscribe.replay.clone(), subscribe.flush.max_delay.0);
             let kept = before.as_ref().and_then(|before| before.feed.clone());
-            match (kept, before_server) {
+            match (kept, before_place) {
                 (Some(feed), Some((old, address)))
-                    if address == spec.address && old.holds_the_same(server, &address) =>
+                    if address == spec.address && old.holds_the_same(server, address) =>
                 {
                     feed.configure(settings);
                     if !old.reads_the_same(server) {
@@ -429,13 +444,6 @@ impl Runtime {
     pub async fn close(&self, within: Duration) {
         let clients = self.clients.values().map(|client| client.client.close(within));
         futures::future::join_all(clients).await;
-    }
-}
-
-impl Running {
-    fn server_of(&self, channel: &str) -> Option<(RunningServer, String)> {
-        let spec = self.entry.api.spec.channels.iter().find(|spec| spec.name == channel)?;
-        Some((self.servers.get(&spec.server)?.clone(), spec.address.clone()))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use sluice_config::StreamApiSpec;
 use sluice_config::config::{Api as ConfigApi, Config, Entry, Material};
@@ -44,12 +43,12 @@ pub fn build(references: &References<'_>, valid: Valid<'_>, last: &Config) -> Re
 
 fn entry(
     api: &Api<'_>,
-    spec: &StreamApiSpec,
+    spec: &Arc<StreamApiSpec>,
     references: &References<'_>,
     valid: &Valid<'_>,
     last: &Config,
     rendered: &mut Rendered,
-) -> Entry {
+) -> Arc<Entry> {
     let mut secrets = Collector { names: BTreeMap::new(), material: &mut rendered.material };
     let broken = server_secrets(api, spec, references, &mut secrets);
     let mut policies = BTreeMap::new();
@@ -84,9 +83,12 @@ fn entry(
         .apis
         .get(&api_part.key())
         .filter(|last| last.api == api_part && last.policies == policies && last.material == material);
+    if let Some(same) = same.filter(|last| last.generation == api.generation) {
+        return Arc::clone(same);
+    }
     let revision =
         same.map_or_else(|| revision(&api_part, &policies, &material), |last| last.revision.clone());
-    Entry { generation: api.generation, revision, api: api_part, policies, material }
+    Arc::new(Entry { generation: api.generation, revision, api: api_part, policies, material })
 }
 
 /// Why the channel is closed, if it is.
@@ -160,15 +162,15 @@ pub fn revision_of(entry: &Entry) -> String {
     revision(&entry.api, &entry.policies, &entry.material)
 }
 
-/// Digest of everything that is served, over JSON with sorted keys.
+/// Digest of everything that is served, over its JSON.
 fn revision(
     api: &ConfigApi,
     policies: &BTreeMap<String, ChannelPolicy>,
     material: &BTreeMap<String, String>,
 ) -> String {
-    // A `Value` sorts the keys of structs too.
-    let canonical = json!({"api": api, "policies": policies, "material": material}).to_string();
-    hex(&Sha256::digest(canonical.as_bytes()))
+    // The order of the fields is that of the types, and maps are sorted.
+    let json = serde_json::to_vec(&(api, policies, material)).expect("every key is text");
+    hex(&Sha256::digest(json))
 }
 
 /// `bytes` as lower-case hex.

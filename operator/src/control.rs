@@ -169,7 +169,7 @@ impl Context {
                 Err(WriteError::Apply(error)) => failed = Some(error),
             }
         }
-        let pods = self.observer.pods(name);
+        let (pods, entry) = (self.observer.pods(name), entry.map(|entry| &**entry));
         let findings =
             ApiFindings { key: &key, problems: &problems, entry, failed: failed.as_ref(), pods: &pods };
         let mut verdicts = report::api_verdicts(&findings);
@@ -397,8 +397,7 @@ fn config_of(map: &DynamicObject) -> Option<Config> {
         }
     };
     let config: Config = serde_json::from_slice(&text).ok()?;
-    let whole = |entry: &Entry| revision_of(entry) == entry.revision;
-    config.apis.values().all(whole).then_some(config)
+    config.apis.values().all(|entry| revision_of(entry) == entry.revision).then_some(config)
 }
 
 fn decode(value: &Value) -> Option<Vec<u8>> {

@@ -4,6 +4,7 @@
 //! may write a StreamAPI need not be one who may read any Secret.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -37,9 +38,9 @@ pub struct Api<'a> {
     /// Its generation; that of the last good one while it cannot be read.
     pub generation: i64,
     /// What it says now, if that can be read.
-    pub spec: Option<&'a StreamApiSpec>,
+    pub spec: Option<&'a Arc<StreamApiSpec>>,
     /// What was last served of it.
-    pub last: Option<&'a StreamApiSpec>,
+    pub last: Option<&'a Arc<StreamApiSpec>>,
 }
 
 /// A StreamPolicy.

@@ -2,6 +2,7 @@
 //! and what those close. Every problem is collected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use sluice_config::StreamApiSpec;
@@ -17,7 +18,7 @@ use crate::objects::Kind;
 /// What may be served.
 pub struct Valid<'a> {
     /// The APIs that are served, with the spec that is: the newest good one.
-    pub apis: Vec<(&'a Api<'a>, &'a StreamApiSpec)>,
+    pub apis: Vec<(&'a Api<'a>, &'a Arc<StreamApiSpec>)>,
     /// What is closed, and why.
     pub closures: Vec<Closure<'a>>,
     /// Objects with problems.
@@ -100,8 +101,10 @@ impl Valid<'_> {
     }
 }
 
-fn api_problems(api: &Api<'_>, spec: &StreamApiSpec, references: &References<'_>) -> Vec<Problem> {
-    let mut problems = check::check_api(api.name, spec);
+fn api_problems(api: &Api<'_>, spec: &Arc<StreamApiSpec>, references: &References<'_>) -> Vec<Problem> {
+    // What is the very same as before was good then, and is again.
+    let known = api.last.is_some_and(|last| Arc::ptr_eq(last, spec));
+    let mut problems = if known { Vec::new() } else { check::check_api(api.name, spec) };
     let servers = secrets_of(spec).into_iter().map(|(_, secret)| secret);
     for secret in servers.chain(certificate_of(spec)) {
         problems.extend(secret_problems(api.namespace, &secret, references));
@@ -180,7 +183,7 @@ fn target_problem(
     valid: &Valid<'_>,
 ) -> Option<(Problem, bool)> {
     let namespace = policy.namespace;
-    let mut specs: Vec<&StreamApiSpec> = Vec::new();
+    let mut specs: Vec<&Arc<StreamApiSpec>> = Vec::new();
     specs.extend(
         references.apis.iter().filter(|api| api.is_target(namespace, target)).filter_map(|api| api.spec),
     );

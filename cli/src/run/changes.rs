@@ -1,5 +1,7 @@
 //! What is served differently after a load, in words for a person.
 
+use std::sync::Arc;
+
 use sluice_config::config::{Config, Entry};
 
 /// A difference.
@@ -22,6 +24,9 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     for (name, entry) in &new.apis {
         let before = old.apis.get(name);
+        if before.is_some_and(|before| Arc::ptr_eq(before, entry)) {
+            continue;
+        }
         match before {
             None => changes.push(Change::Served(name.clone())),
             Some(before) if before.revision != entry.revision => changes.push(Change::Changed(name.clone())),

@@ -69,11 +69,14 @@ pub struct Update {
 /// Here everything runs in one process, so what a `placement` refers to need not be there.
 fn take_placements(apis: &mut [StreamAPI]) -> BTreeSet<String> {
     let placed = apis.iter_mut().filter_map(|api| {
-        let placement = std::mem::take(&mut api.spec.0.placement);
+        if api.spec.0.placement == Placement::default() {
+            return None;
+        }
+        Arc::make_mut(&mut api.spec.0).placement = Placement::default();
         let metadata = &api.metadata;
         let [namespace, name] =
             [&metadata.namespace, &metadata.name].map(|part| part.as_deref().unwrap_or_default());
-        (placement != Placement::default()).then(|| format!("{namespace}/{name}"))
+        Some(format!("{namespace}/{name}"))
     });
     placed.collect()
 }

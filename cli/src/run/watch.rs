@@ -13,7 +13,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, R
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 /// Changes that come together are loaded together.
-const DEBOUNCE: Duration = Duration::from_millis(2);
+const DEBOUNCE: Duration = Duration::from_millis(1);
 /// How long a file must be away to count as removed.
 pub const REMOVAL: Duration = Duration::from_millis(200);
 /// More paths than this at once, and everything is read again.

@@ -8,7 +8,7 @@ use crate::server::Server;
 use crate::span::Span;
 
 /// A managed streaming API: servers (brokers), channels on them, and how clients reach those.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamApiSpec {
     /// What the API is for, shown in the console.
@@ -35,7 +35,7 @@ pub struct StreamApiSpec {
 }
 
 /// Where an API is in its life.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Lifecycle {
     /// `Published` serves; `Deprecated` serves and says so in every answer's headers; `Blocked`
@@ -68,7 +68,7 @@ pub enum LifecycleState {
 }
 
 /// A named stream of messages, bound to an address at a server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Channel {
     /// Name of the channel; the last part of its path unless `path` is set.
@@ -101,7 +101,7 @@ pub struct Channel {
 }
 
 /// What the messages of a channel are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Message {
     /// Name of the message, the CloudEvents `type`. Default: `dev.sluice.message`.
@@ -118,7 +118,7 @@ pub struct Message {
 }
 
 /// How clients receive.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Subscribe {
     /// The transports, each enabled by its key. At least one.
@@ -153,7 +153,7 @@ impl Subscribe {
 }
 
 /// When messages are written to clients. What came together is always written together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Flush {
     /// How long a message may wait for others to be written with it, which costs a server much
@@ -174,7 +174,7 @@ impl Default for Flush {
 }
 
 /// The transports by which clients receive.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SubscribeTransports {
     /// WebSocket (RFC 6455).
@@ -186,7 +186,7 @@ pub struct SubscribeTransports {
 }
 
 /// Settings of the `websocket` transport.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebSocket {
     /// Time between pings. Two missed pongs close the connection.
@@ -200,7 +200,7 @@ impl Default for WebSocket {
 }
 
 /// Settings of the `sse` transport.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sse {
     /// Time without a message after which an id-only block is sent as a heartbeat.
@@ -234,7 +234,7 @@ impl Format {
 }
 
 /// The replay window: the tightest of three bounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Replay {
     /// Messages kept.
@@ -276,7 +276,7 @@ pub enum CursorPlacement {
 }
 
 /// How clients send.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Publish {
     /// The transports, each enabled by its key. At least one.
@@ -303,7 +303,7 @@ impl Publish {
 }
 
 /// The transports by which clients send.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PublishTransports {
     /// `POST`, answered after the broker's acknowledgement.
@@ -315,11 +315,11 @@ pub struct PublishTransports {
 }
 
 /// Settings of publishing by `http`. There are none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HttpPublish {}
 
 /// Settings of publishing by `websocket`. There are none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WebSocketPublish {}
 
 /// The path of `channel` of the API called `api`: `/<api>/<channel>` unless overridden.

@@ -42,18 +42,18 @@ pub fn api_of_cursor_key(key: &str) -> Option<String> {
 const CURSOR_KEY_PREFIX: &str = "cursor-key.";
 
 /// Everything one data plane serves.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Grows with every change.
     pub sequence: u64,
     /// The APIs by `namespace/name`.
-    pub apis: BTreeMap<String, Entry>,
+    pub apis: BTreeMap<String, Arc<Entry>>,
 }
 
 /// One API as rendered. `revision` is a digest of everything else but `generation`: equal
 /// revisions need no second look.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// `metadata.generation` of the StreamAPI.
@@ -70,7 +70,7 @@ pub struct Entry {
 }
 
 /// An API's identity and spec.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Api {
     /// Namespace of the StreamAPI.
@@ -78,7 +78,7 @@ pub struct Api {
     /// Name of the StreamAPI.
     pub name: String,
     /// Its spec.
-    pub spec: StreamApiSpec,
+    pub spec: Arc<StreamApiSpec>,
 }
 
 impl Api {

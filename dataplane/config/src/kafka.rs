@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::server::SecretRef;
 
 /// Settings of a `kafka` server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Kafka {
     /// Bootstrap brokers, each `host:port`.
@@ -32,7 +32,7 @@ pub struct Kafka {
 }
 
 /// TLS to the brokers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
     /// A Secret with `ca.crt` (PEM; without it the system's roots are trusted) and, for client
@@ -42,7 +42,7 @@ pub struct Tls {
 }
 
 /// SASL login. The Secret holds the keys `username` and `password`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sasl {
     /// The SASL mechanism. `PLAIN` sends the password as it is and so requires `tls`, unless the

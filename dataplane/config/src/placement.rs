@@ -17,7 +17,7 @@ pub use check::{check, is_label_value};
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
 /// own process and ignores this.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Placement {
     /// A Deployment of the API's own.
@@ -31,7 +31,7 @@ impl Default for Placement {
 }
 
 /// The Deployment that serves the API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Deployment {
     /// How many pods. Every one serves every client; from two on, a PodDisruptionBudget keeps all
@@ -51,7 +51,7 @@ pub struct Deployment {
 }
 
 /// A port of the API's Service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// Name of the listener.
@@ -90,7 +90,7 @@ pub enum Protocol {
 }
 
 /// The certificate of a listener. A new one is taken without restarting pods or closing connections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTls {
     /// A `kubernetes.io/tls` Secret: `tls.crt` (the chain, leaf first) and `tls.key`, both PEM.
@@ -123,7 +123,7 @@ impl Deployment {
 
 /// Compute resources by name (`cpu`, `memory`), as Kubernetes quantities (`500m`, `256Mi`). Rings,
 /// client buffers and broker queues stay within 60 % of the memory limit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What the scheduler reserves.
@@ -186,7 +186,7 @@ impl Quantity {
 }
 
 /// What pods are given besides what the operator decides.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodTemplate {
     /// Labels of the pods. Those below `sluice.dev/` and `app.kubernetes.io/` are the operator's.
@@ -242,7 +242,7 @@ pub struct LabelValue(
 pub struct AnnotationValue(#[schemars(length(max = 1024))] pub String);
 
 /// A taint that the pods accept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Toleration {
     /// Key of the taint. Without it every key, with `operator: Exists`.
@@ -286,7 +286,7 @@ pub enum TaintEffect {
 }
 
 /// How pods spread over a topology; the selector is the API's own pods.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopologySpread {
     /// By how many pods two domains may differ.

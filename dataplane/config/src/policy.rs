@@ -8,7 +8,7 @@ use crate::span::Span;
 
 /// Rules for APIs and channels, attached by `targetRefs`. Each top-level part is taken whole from
 /// the most specific policy that sets it; `limits` merges limit by limit.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamPolicySpec {
     /// What the policy applies to, in its own namespace.
@@ -58,7 +58,7 @@ pub enum TargetKind {
 }
 
 /// Who may connect. Exactly one kind is set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Authentication {
     /// Holders of an API key.
@@ -69,7 +69,7 @@ pub enum Authentication {
 
 /// API keys from a Secret with one entry a key, `<id>: sha256:<hex>`, as `sluice key create`
 /// prints it. Several are valid at once, so that keys can be rotated without a break.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeys {
     /// The Secret of the entries.
@@ -77,12 +77,12 @@ pub struct ApiKeys {
 }
 
 /// Settings of `none`. There are none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Anonymous {}
 
 /// Which web origins may connect. Requests without `Origin` (not from a browser) and from this
 /// host are always allowed; any other origin is refused unless it is listed here.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cors {
     /// Origins, exactly as browsers send them (`https://app.example`), or `"*"` alone.
@@ -96,7 +96,7 @@ pub struct Cors {
 }
 
 /// Named limits. What is not set has a default.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
     /// Open streams of a channel on each data plane. Default: 10,000.
@@ -153,7 +153,7 @@ pub struct PublishRate {
 }
 
 /// What is in force on one channel after merging every policy that targets it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ChannelPolicy {
     /// Why the channel is closed: a policy that targets it is unresolved or refused. The channel

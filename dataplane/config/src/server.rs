@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::kafka::Kafka;
 
 /// One broker or backend connection of an API. Exactly one kind is set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
     /// Name of the server, referred to by `channels[].server`.
@@ -18,7 +18,7 @@ pub struct Server {
 }
 
 /// The kinds of server. The key names the kind, its value the settings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ServerKind {
     /// Apache Kafka, or a broker that speaks its protocol (Redpanda).
@@ -42,11 +42,11 @@ impl ServerKind {
 }
 
 /// Settings of a `memory` server. There are none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {}
 
 /// Settings of a `generator` server: synthetic orders as JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Generator {
     /// Events per second on each channel.

@@ -216,7 +216,7 @@ fn a_large_config_is_compressed_and_a_huge_one_is_refused() {
                 policies: Default::default(),
                 material: [(noise(), noise())].into(),
             };
-            config.apis.insert(format!("a/api-{index}"), entry);
+            config.apis.insert(format!("a/api-{index}"), entry.into());
         }
         config
     };

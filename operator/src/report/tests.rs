@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use sluice_config::config::Config;
 
 use super::*;
@@ -19,7 +21,8 @@ fn entry() -> Entry {
     });
     let mut objects = Objects::default();
     objects.apis.push(serde_json::from_value(api).expect("an API"));
-    render(&objects, &Config::default()).config.apis.remove("a/shop").expect("an entry")
+    let entry = render(&objects, &Config::default()).config.apis.remove("a/shop");
+    Arc::unwrap_or_clone(entry.expect("an entry"))
 }
 
 fn serving(entry: &Entry) -> Report {

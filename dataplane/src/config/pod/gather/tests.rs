@@ -12,11 +12,11 @@ fn config(sequence: u64, value: &str) -> Config {
     let entry = Entry {
         generation: 1,
         revision: format!("r{sequence}"),
-        api: Api { namespace: "a".into(), name: "shop".into(), spec: StreamApiSpec::default() },
+        api: Api { namespace: "a".into(), name: "shop".into(), spec: StreamApiSpec::default().into() },
         policies: BTreeMap::new(),
         material: [("login/password".to_owned(), digest(value))].into(),
     };
-    Config { sequence, apis: [("a/shop".to_owned(), entry)].into() }
+    Config { sequence, apis: [("a/shop".to_owned(), entry.into())].into() }
 }
 
 fn secret(values: &[&str]) -> Data {
