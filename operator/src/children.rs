@@ -10,7 +10,7 @@ use sluice_config::config::{
     CONFIG_KEY, CONFIG_KEY_ZSTD, Config, DELIVERED_BYTES, Material, PLAIN_BYTES, cursor_key, material_key,
 };
 use sluice_config::placement::Placement;
-use sluice_config::{Entry, Problem};
+use sluice_config::{Entry, Problem, StreamApiSpec};
 use sluice_crds::{GROUP, VERSION};
 
 use crate::build::hex;
@@ -183,6 +183,12 @@ pub fn children(
     let workload = workload::deployment(owner, deployment, settings);
     children.push(child(owner, ChildKind::Deployment, workload));
     Ok(children)
+}
+
+/// What the API's pods are made from; nothing of it if it has none of its own.
+pub fn pod_template(owner: &Owner<'_>, spec: &StreamApiSpec, settings: &Settings) -> Value {
+    let Placement::Deployment(deployment) = &spec.placement;
+    workload::deployment(owner, deployment, settings)["spec"]["template"].take()
 }
 
 /// The Secret that holds the cursor key, as it is created.

@@ -26,11 +26,11 @@ use crate::children::{
     CURSOR_SECRET_KEY, ChildKind, Owner, Settings, child_name, children, cursor_secret, cursor_secret_name,
 };
 use crate::metrics::Metrics;
-use crate::objects::{Kind, Objects};
+use crate::objects::Kind;
 use crate::observe::Observer;
 use crate::report::{self, ApiFindings, Verdict};
 use crate::world::{Dirty, Name, World, api_resource, name_of, policy_resource};
-use crate::{Rendered, render};
+use crate::{problems_of, render};
 
 /// How many objects are reconciled at once.
 const AT_ONCE: u16 = 8;
@@ -365,25 +365,6 @@ impl From<ApplyError> for WriteError {
     fn from(error: ApplyError) -> Self {
         Self::Apply(error)
     }
-}
-
-/// Everything wrong with an object, whether it could be read or not.
-fn problems_of(objects: &Objects, rendered: &Rendered, kind: Kind, (namespace, name): &Name) -> Vec<Problem> {
-    let refused = rendered
-        .refused
-        .iter()
-        .filter(|refusal| refusal.kind == kind && refusal.namespace == *namespace && refusal.name == *name)
-        .flat_map(|refusal| refusal.problems.clone());
-    let unread = objects
-        .unread
-        .iter()
-        .filter(|unread| {
-            unread.kind == kind
-                && unread.namespace.as_ref() == Some(namespace)
-                && unread.name.as_ref() == Some(name)
-        })
-        .flat_map(|unread| unread.problems.clone());
-    refused.chain(unread).collect()
 }
 
 /// The config inside a ConfigMap, if it is whole: whoever edited it by hand did not make the

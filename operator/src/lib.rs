@@ -6,16 +6,19 @@
 //!
 //! In a cluster they go on: [`children`] (what an API consists of) → [`compare`] (what of it
 //! differs) → [`apply`] (writes) → [`report`] (conditions). [`world`] and [`observe`] see, [`control`]
-//! puts the steps together, [`lease`] decides who may write.
+//! puts the steps together, [`lease`] decides who may write. [`admission`] takes the pure steps before an
+//! object is stored, and [`impact`] tells what a change would do.
 
 use sluice_config::{Config, Material, Problem};
 
+pub mod admission;
 pub mod apply;
 pub mod build;
 pub mod children;
 pub mod compare;
 pub mod control;
 pub mod dereference;
+pub mod impact;
 pub mod lease;
 pub mod merge;
 pub mod metrics;
@@ -27,6 +30,7 @@ pub mod validate;
 pub mod world;
 
 pub use build::Note;
+pub use impact::impact;
 pub use objects::{Kind, Objects, Unread};
 
 /// What a data plane is to serve, and what it is not and why.
@@ -61,4 +65,28 @@ pub fn render(objects: &Objects, last: &Config) -> Rendered {
     let references = dereference::dereference(objects, last);
     let valid = validate::validate(&references);
     build::build(&references, valid, last)
+}
+
+/// Everything wrong with an object, whether it could be read or not.
+pub(crate) fn problems_of(
+    objects: &Objects,
+    rendered: &Rendered,
+    kind: Kind,
+    (namespace, name): &(String, String),
+) -> Vec<Problem> {
+    let refused = rendered
+        .refused
+        .iter()
+        .filter(|refusal| refusal.kind == kind && refusal.namespace == *namespace && refusal.name == *name)
+        .flat_map(|refusal| refusal.problems.clone());
+    let unread = objects
+        .unread
+        .iter()
+        .filter(|unread| {
+            unread.kind == kind
+                && unread.namespace.as_ref() == Some(namespace)
+                && unread.name.as_ref() == Some(name)
+        })
+        .flat_map(|unread| unread.problems.clone());
+    refused.chain(unread).collect()
 }

@@ -14,6 +14,8 @@ use futures::FutureExt as _;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use prometheus::{Encoder as _, TextEncoder};
+use sluice_operator::admission::certificate::Keeper;
+use sluice_operator::admission::{self, Desk};
 use sluice_operator::apply::Writer;
 use sluice_operator::children::Settings;
 use sluice_operator::control::{self, Context};
@@ -22,6 +24,7 @@ use sluice_operator::metrics::Metrics;
 use sluice_operator::observe::Observer;
 use sluice_operator::world::{Dirty, World};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 /// Turns StreamAPIs and StreamPolicies into running data planes.
@@ -51,6 +54,8 @@ struct Args {
     /// Where health and metrics are
     #[arg(long, env = "SLUICE_ADMIN", default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
+    #[command(flatten)]
+    webhook: Webhook,
     /// Name of the Lease that decides which replica leads
     #[arg(long, env = "SLUICE_LEASE", default_value = "sluice-operator")]
     lease: String,
@@ -60,6 +65,35 @@ struct Args {
     /// Name of this pod
     #[arg(long, env = "POD_NAME")]
     pod: String,
+}
+
+/// What is said when an object is applied.
+#[derive(clap::Args)]
+struct Webhook {
+    /// Where the API server asks about objects that are applied; without it, it does not
+    #[arg(long = "webhook", env = "SLUICE_WEBHOOK", value_name = "ADDRESS",
+          requires_all = ["webhook_configuration", "webhook_secret"])]
+    address: Option<SocketAddr>,
+    /// Name of the ValidatingWebhookConfiguration that points here
+    #[arg(
+        long = "webhook-configuration",
+        env = "SLUICE_WEBHOOK_CONFIGURATION",
+        value_name = "NAME",
+        id = "webhook_configuration"
+    )]
+    configuration: Option<String>,
+    /// Name of the Secret with the webhook's certificate
+    #[arg(
+        long = "webhook-secret",
+        env = "SLUICE_WEBHOOK_SECRET",
+        value_name = "NAME",
+        id = "webhook_secret"
+    )]
+    secret: Option<String>,
+    /// Names by which the API server reaches the webhook: the certificate is made for them, renewed and trusted.
+    /// Without any, somebody else sees to all that (cert-manager)
+    #[arg(long = "webhook-names", env = "SLUICE_WEBHOOK_NAMES", value_name = "NAME", value_delimiter = ',')]
+    names: Vec<String>,
 }
 
 /// Who asks, in the API server's audit log.
@@ -101,64 +135,124 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut candidate = Candidate::new(client.clone(), &args.namespace, args.lease.clone(), args.pod.clone());
     let leadership = candidate.leadership();
     tokio::spawn(axum::serve(admin, routes(metrics.clone(), leadership.clone())).into_future());
+    let settings = Arc::new(args.settings());
+    let (found, world) = watch::channel(None);
+    let desk = Desk { world: world.clone(), settings: settings.clone(), metrics: metrics.clone() };
+    let keeper = admit(&args, &client, &leadership, desk).await?;
+    let (apis, policies) = (Dirty::default(), Dirty::default());
+    let seeing = see(&args, &client, &apis, &policies, found);
+    let leading = async {
+        candidate.acquire().await;
+        tracing::info!("leading");
+        metrics.leader.set(1);
+        if let Some(keeper) = keeper {
+            tokio::spawn(keeper.run());
+        }
+        let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
+        let context = |world| Context {
+            world,
+            settings: Settings::clone(&settings),
+            writer: Writer::new(client.clone(), leadership.clone()),
+            observer: Observer::default(),
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics: metrics.clone(),
+            last: Default::default(),
+            failures: Default::default(),
+            unavailable: Default::default(),
+        };
+        tokio::select! {
+            done = reconcile(world, context, &apis, &policies, stop.clone()) => done?,
+            () = candidate.keep() => anyhow::bail!("another replica leads now; this one starts again"),
+        }
+        candidate.release().await;
+        Ok(())
+    };
     tokio::select! {
-        () = candidate.acquire() => {}
-        () = stop.clone() => return Ok(()),
+        done = leading => done,
+        error = seeing => Err(error),
+        // Whoever leads ends by itself, and gives the Lease back.
+        () = async { stop.clone().await; if leadership.holds() { std::future::pending().await } } => Ok(()),
     }
-    tracing::info!("leading");
-    metrics.leader.set(1);
-    let writer = Writer::new(client.clone(), leadership);
-    let reporter = Reporter { controller: "sluice-operator".into(), instance: Some(args.pod.clone()) };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let reconciling = reconcile(&args, client, writer, recorder, metrics, stop.clone());
-    tokio::select! {
-        done = reconciling => done?,
-        () = candidate.keep() => anyhow::bail!("another replica leads now; this one starts again"),
-    }
-    candidate.release().await;
-    Ok(())
 }
 
-/// Reconciles until `stop` resolves; that anything else ends it is a failure.
-async fn reconcile(
+/// Watches the cluster, for whoever leads and for answers at apply; tells why that ended.
+async fn see(
     args: &Args,
-    client: Client,
-    writer: Writer,
-    recorder: Recorder,
-    metrics: Arc<Metrics>,
+    client: &Client,
+    apis: &Dirty,
+    policies: &Dirty,
+    found: watch::Sender<Option<Arc<World>>>,
+) -> anyhow::Error {
+    let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    let (world, mut tasks) = World::start(client, only, args.network_policies, apis, policies).await;
+    found.send_replace(Some(world));
+    tasks.join_next().await;
+    // Without one of them the operator would be blind and not know it.
+    anyhow::anyhow!("a watch ended; the operator starts again")
+}
+
+/// Answers at apply, if that is wanted. Whoever leads looks after the certificate.
+async fn admit(
+    args: &Args,
+    client: &Client,
+    leadership: &Leadership,
+    desk: Desk,
+) -> anyhow::Result<Option<Keeper>> {
+    let Webhook { address: Some(address), configuration: Some(configuration), secret: Some(secret), names } =
+        &args.webhook
+    else {
+        return Ok(None);
+    };
+    let listener = admission::bind(*address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let (tell, identity) = watch::channel(None);
+    let (follower, namespace, followed) = (client.clone(), args.namespace.clone(), secret.clone());
+    tokio::spawn(async move { admission::follow(follower, &namespace, &followed, tell).await });
+    tokio::spawn(admission::serve(listener, identity.clone(), desk));
+    Ok((!names.is_empty()).then(|| Keeper {
+        client: client.clone(),
+        leadership: leadership.clone(),
+        namespace: args.namespace.clone(),
+        secret: secret.clone(),
+        configuration: configuration.clone(),
+        names: names.clone(),
+        changed: identity,
+    }))
+}
+
+/// Reconciles until `stop` resolves.
+async fn reconcile(
+    mut world: watch::Receiver<Option<Arc<World>>>,
+    context: impl FnOnce(Arc<World>) -> Context,
+    apis: &Dirty,
+    policies: &Dirty,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    let (apis, policies) = (Dirty::default(), Dirty::default());
-    let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
-    let starting = World::start(&client, only, args.network_policies, &apis, &policies);
-    let (world, mut tasks) = tokio::select! {
-        started = starting => started,
+    let listed = async {
+        let found = world.wait_for(Option::is_some).await.expect("it is told as long as this runs");
+        found.clone().expect("it was waited for")
+    };
+    let world = tokio::select! {
+        world = listed => world,
         () = stop.clone() => return Ok(()),
     };
-    let observer = Observer::default();
-    tasks.spawn(observer.clone().run(world.clone(), apis.clone()));
-    let context = Context {
-        world,
-        settings: Settings {
-            image: args.dataplane_image.clone(),
-            pull_policy: args.dataplane_pull_policy.clone(),
-            otlp_endpoint: Some(args.dataplane_otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-            statsd: Some(args.dataplane_statsd.clone()).filter(|address| !address.is_empty()),
-            network_policies: args.network_policies,
-            namespace: args.namespace.clone(),
-        },
-        writer,
-        observer,
-        recorder,
-        metrics,
-        last: Default::default(),
-        failures: Default::default(),
-        unavailable: Default::default(),
-    };
+    let context = context(world.clone());
+    let observing = tokio::spawn(context.observer.clone().run(world, apis.clone()));
     tokio::select! {
-        () = control::run(Arc::new(context), &apis, &policies, stop) => Ok(()),
-        // Without one of them the operator would be blind and not know it.
-        _ = tasks.join_next() => anyhow::bail!("a watch ended; the operator starts again"),
+        () = control::run(Arc::new(context), apis, policies, stop) => Ok(()),
+        _ = observing => anyhow::bail!("the pods are no longer observed; the operator starts again"),
+    }
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        Settings {
+            image: self.dataplane_image.clone(),
+            pull_policy: self.dataplane_pull_policy.clone(),
+            otlp_endpoint: Some(self.dataplane_otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+            statsd: Some(self.dataplane_statsd.clone()).filter(|address| !address.is_empty()),
+            network_policies: self.network_policies,
+            namespace: self.namespace.clone(),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Metrics {
     reconciles: IntCounterVec,
     duration: HistogramVec,
     writes: IntCounterVec,
+    admissions: IntCounterVec,
+    admission_duration: HistogramVec,
 }
 
 impl Metrics {
@@ -28,22 +30,39 @@ impl Metrics {
         let duration = HistogramVec::new(duration, &["kind"]).expect(valid);
         let writes = Opts::new("sluice_operator_writes_total", "Children written, by kind.");
         let writes = IntCounterVec::new(writes, &["kind"]).expect(valid);
-        let all: [Box<dyn prometheus::core::Collector>; 4] = [
+        let admissions = Opts::new(
+            "sluice_operator_admissions_total",
+            "Objects judged when they were applied, by outcome: allowed, warned, denied, unchecked.",
+        );
+        let admissions = IntCounterVec::new(admissions, &["kind", "outcome"]).expect(valid);
+        let admission_duration =
+            HistogramOpts::new("sluice_operator_admission_seconds", "How long judging took.")
+                .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]);
+        let admission_duration = HistogramVec::new(admission_duration, &["kind"]).expect(valid);
+        let all: [Box<dyn prometheus::core::Collector>; 6] = [
             Box::new(leader.clone()),
             Box::new(reconciles.clone()),
             Box::new(duration.clone()),
             Box::new(writes.clone()),
+            Box::new(admissions.clone()),
+            Box::new(admission_duration.clone()),
         ];
         for collector in all {
             registry.register(collector).expect("each is registered once");
         }
-        Self { registry, leader, reconciles, duration, writes }
+        Self { registry, leader, reconciles, duration, writes, admissions, admission_duration }
     }
 
     /// An object was looked at.
     pub fn reconciled(&self, kind: &str, outcome: &str, took: Duration) {
         self.reconciles.with_label_values(&[kind, outcome]).inc();
         self.duration.with_label_values(&[kind]).observe(took.as_secs_f64());
+    }
+
+    /// An object was judged.
+    pub fn admitted(&self, kind: &str, outcome: &str, took: Duration) {
+        self.admissions.with_label_values(&[kind, outcome]).inc();
+        self.admission_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
     }
 
     /// A child was written.

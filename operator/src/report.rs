@@ -84,7 +84,7 @@ pub fn api_verdicts(findings: &ApiFindings<'_>) -> Vec<Verdict> {
 }
 
 /// Whether the problem is about something else that is missing.
-fn is_reference(problem: &Problem) -> bool {
+pub(crate) fn is_reference(problem: &Problem) -> bool {
     problem.at.ends_with("secretRef.name") || problem.at.contains(".targetRefs[")
 }
 

@@ -207,8 +207,8 @@ fn target_problem(
     (!channels.contains(section.as_str())).then(|| {
         let channels = channels.into_iter().collect::<Vec<_>>().join(", ");
         let message = format!(
-            "StreamAPI `{}` has no channel `{section}`; its channels are: {channels}. Until this is corrected \
-             all of them are closed",
+            "StreamAPI `{}` has no channel `{section}`; its channels are: {channels}. A policy that says so \
+             closes all of them",
             target.name
         );
         (Problem::new(format!("spec.targetRefs[{index}].sectionName"), message), true)

@@ -258,6 +258,23 @@ impl World {
         self.objects(namespace, apis, policies)
     }
 
+    /// What matters to `object` as it is applied: itself, and what would be around it.
+    pub fn around_applied(&self, kind: Kind, object: &DynamicObject) -> Objects {
+        let (namespace, name) = name_of(object);
+        let applied = Arc::new(object.clone());
+        let mut policies = within(&self.policies, &namespace);
+        if kind == Kind::StreamApi {
+            policies.retain(|policy| Targets::of(policy).includes(&name));
+            return self.objects(&namespace, vec![applied], policies);
+        }
+        let targets = Targets::of(object);
+        let mut apis = within(&self.apis, &namespace);
+        apis.retain(|api| targets.includes(&api.name_any()));
+        policies.retain(|other| other.name_any() != name && Targets::of(other).meets(&targets));
+        policies.push(applied);
+        self.objects(&namespace, apis, policies)
+    }
+
     fn objects(
         &self,
         namespace: &str,

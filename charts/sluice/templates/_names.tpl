@@ -36,3 +36,13 @@ app.kubernetes.io/managed-by: sluice-operator
 {{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag | default $root.Chart.AppVersion }}{{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* "true" where the API server asks the operator about what is applied. */}}
+{{- define "sluice.webhook.enabled" -}}
+{{- if and .Values.webhook.enabled (eq .Values.scope "Cluster") -}}true{{- end -}}
+{{- end -}}
+
+{{/* The webhook's configuration belongs to no namespace, so its name has the release's. */}}
+{{- define "sluice.webhook.configuration" -}}
+{{ include "sluice.name" . }}.{{ .Release.Namespace }}
+{{- end -}}

@@ -4,6 +4,7 @@
 //! All tests share one control plane; each has a namespace, and an operator of its own in namespaced
 //! mode, with the rights that the chart gives it. So the audit log tells who wrote what.
 
+mod admission;
 mod bed;
 mod children;
 mod faults;

@@ -94,6 +94,12 @@ impl Operator {
         Some(Metrics::parse(&answer.text()).sum(&format!("operator_{name}"), labels))
     }
 
+    /// The value of one of its arguments.
+    pub fn argument(&self, name: &str) -> &str {
+        let at = self.setup.arguments.iter().position(|argument| argument == name).expect("it has it");
+        &self.setup.arguments[at + 1]
+    }
+
     /// Whether it leads right now.
     pub async fn is_leading(&self) -> bool {
         self.metric("leader", &[]).await == Some(1.0)

@@ -7,6 +7,7 @@ use sluice_operator::children::ChildKind;
 use sluice_operator::world::{api_resource, policy_resource};
 use sluice_tests::{ControlPlane, eventually};
 
+use crate::admission::Desk;
 use crate::bed::{ACCOUNT, Bed, policy, secret, shop};
 use crate::operator::Operator;
 
@@ -74,10 +75,13 @@ async fn live(bed: &Bed, operator: &mut Operator) {
 async fn check(plane: &'static ControlPlane, cluster: bool) {
     let scope = if cluster { "scope=Cluster" } else { "scope=Namespace" };
     let values = format!("{scope},dataplane.networkPolicies=true");
-    let bed = Bed::on(plane, "rbac", &["--set", &values]).await;
+    let mut bed = Bed::on(plane, "rbac", &["--set", &values]).await;
     let mut setup = Operator::namespaced(&bed);
     if cluster {
+        let desk = Desk::of(bed);
         setup.arguments.retain(|argument| argument == "--network-policies");
+        setup.arguments.extend(desk.own_arguments());
+        bed = desk.bed;
     }
     let mark = plane.mark();
     let mut operator = Operator::launch(&bed, setup).await;

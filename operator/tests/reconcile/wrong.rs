@@ -9,7 +9,7 @@ use sluice_tests::{eventually, within};
 
 use crate::bed::{Bed, COLLECTED, policy, secret};
 
-mod cases;
+pub mod cases;
 
 /// What becomes of a document.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ use Fate::{Refused, Told, Verbatim};
 pub type Case = (&'static str, Vec<(&'static str, Value)>, Fate);
 
 /// An API with everything that cases change.
-fn base() -> Value {
+pub fn base() -> Value {
     documents::Api::new("case")
         .memory()
         .server("log", json!({"kafka": {"brokers": ["kafka:9092"], "properties": {}}}))
@@ -37,7 +37,7 @@ fn base() -> Value {
 }
 
 /// Sets what a pointer names; parents are made, null removes.
-fn set(document: &mut Value, pointer: &str, value: Value) {
+pub fn set(document: &mut Value, pointer: &str, value: Value) {
     let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
     let field = field.replace("~1", "/").replace("~0", "~");
     if document.pointer(parent).is_none_or(Value::is_null) {
@@ -150,8 +150,31 @@ async fn a_wrong_policy_is_refused_by_field_or_told_in_conditions() {
     let _operator = bed.operator().await;
     bed.apply(&crate::bed::shop()).await;
     bed.apply(&secret("bad", &[("alice", "hunter2")])).await;
+    for (name, document, fate) in policies() {
+        match (bed.try_apply(&document).await, fate) {
+            (Err(message), Refused(parts)) => {
+                for part in parts {
+                    assert!(message.contains(part), "{name}: {message} lacks {part}");
+                }
+            }
+            (Ok(_), Told(condition, parts)) => {
+                let reason = if condition == "Accepted" { "Invalid" } else { "RefNotFound" };
+                let message = bed.policy_told("p", condition, "False", reason).await;
+                for part in parts {
+                    assert!(message.contains(part), "{name}: {message} lacks {part}");
+                }
+                assert!(!message.contains("hunter2"), "{name}: {message}");
+                bed.delete(&policy_resource(), "p").await;
+            }
+            (result, _) => panic!("{name}: {result:?}"),
+        }
+    }
+}
+
+/// Wrong policies for the API `shop`, where the Secret `bad` has a key as it is.
+pub fn policies() -> Vec<(&'static str, Value, Fate)> {
     let keys = |name: &str| json!({"authentication": {"apiKeys": {"secretRef": {"name": name}}}});
-    let cases: Vec<(&str, Value, Fate)> = vec![
+    vec![
         ("nothing set", policy("p", &["shop"], json!({})), Refused(&["sets nothing"])),
         ("no target", policy("p", &[], json!({"limits": {"connections": 1}})), Refused(&["spec.targetRefs"])),
         (
@@ -227,24 +250,5 @@ async fn a_wrong_policy_is_refused_by_field_or_told_in_conditions() {
             Told("ResolvedRefs", &["`alice`", "sluice key create"]),
         ),
         ("a part of the future", policy("p", &["shop"], json!({"validation": {}})), Refused(&["validation"])),
-    ];
-    for (name, document, fate) in cases {
-        match (bed.try_apply(&document).await, fate) {
-            (Err(message), Refused(parts)) => {
-                for part in parts {
-                    assert!(message.contains(part), "{name}: {message} lacks {part}");
-                }
-            }
-            (Ok(_), Told(condition, parts)) => {
-                let reason = if condition == "Accepted" { "Invalid" } else { "RefNotFound" };
-                let message = bed.policy_told("p", condition, "False", reason).await;
-                for part in parts {
-                    assert!(message.contains(part), "{name}: {message} lacks {part}");
-                }
-                assert!(!message.contains("hunter2"), "{name}: {message}");
-                bed.delete(&policy_resource(), "p").await;
-            }
-            (result, _) => panic!("{name}: {result:?}"),
-        }
-    }
+    ]
 }

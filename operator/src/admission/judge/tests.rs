@@ -1,0 +1,147 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::read::read;
+
+fn settings() -> Settings {
+    Settings {
+        image: "sluice/dataplane:1".into(),
+        pull_policy: "Never".into(),
+        otlp_endpoint: None,
+        statsd: None,
+        network_policies: false,
+        namespace: "sluice-system".into(),
+    }
+}
+
+fn api(name: &str) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI",
+    "metadata": {"name": name, "namespace": "a"},
+    "spec": {
+        "servers": [{"name": "log", "memory": {}}],
+        "channels": [
+            {"name": "orders", "server": "log", "address": "orders", "subscribe": {"transports": {"sse": {}}}},
+            {"name": "notes", "server": "log", "address": "notes", "subscribe": {"transports": {"sse": {}}}},
+        ],
+    }})
+}
+
+fn policy(name: &str, target: Value, parts: Value) -> Value {
+    let mut spec = parts;
+    spec["targetRefs"] = json!([target]);
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamPolicy",
+        "metadata": {"name": name, "namespace": "a"}, "spec": spec})
+}
+
+fn target(channel: Option<&str>) -> Value {
+    let mut target = json!({"kind": "StreamAPI", "name": "shop"});
+    if let Some(channel) = channel {
+        target["sectionName"] = json!(channel);
+    }
+    target
+}
+
+/// Judges `new`, which was `old`, among `others`.
+fn judged(new: &Value, old: Option<&Value>, others: &[Value]) -> Judgement {
+    let mut objects = Objects::default();
+    for document in others.iter().chain([new]) {
+        match read(document.clone(), "a") {
+            Ok(Object::Api(api)) => objects.apis.push(*api),
+            Ok(Object::Policy(policy)) => objects.policies.push(*policy),
+            Ok(Object::Secret(secret)) => objects.secrets.push(*secret),
+            Ok(Object::Unused(_)) => {}
+            Err(unread) => objects.unread.push(*unread),
+        }
+    }
+    let dynamic =
+        |document: &Value| -> DynamicObject { serde_json::from_value(document.clone()).expect("an object") };
+    let kind = Kind::of(new["kind"].as_str().expect("a kind")).expect("a kind");
+    let name = ("a".to_owned(), new["metadata"]["name"].as_str().expect("a name").to_owned());
+    let (old, new) = (old.map(dynamic), dynamic(new));
+    judge(&Applied { kind, name: &name, old: old.as_ref(), new: &new }, &objects, &settings())
+}
+
+fn paths(judgement: &Judgement) -> Vec<&str> {
+    judgement.problems.iter().map(|problem| problem.at.as_str()).collect()
+}
+
+#[test]
+fn what_is_good_passes_without_a_word() {
+    let limits = policy("limits", target(Some("orders")), json!({"limits": {"connections": 5}}));
+    assert_eq!(judged(&api("shop"), None, &[]), Judgement::default());
+    assert_eq!(judged(&api("shop"), Some(&api("shop")), std::slice::from_ref(&limits)), Judgement::default());
+    assert_eq!(judged(&limits, None, &[api("shop")]), Judgement::default());
+}
+
+#[test]
+fn every_mistake_is_told_by_field() {
+    let mut wrong = api("shop");
+    wrong["spec"]["channels"][0]["server"] = json!("nowhere");
+    wrong["spec"]["channels"][1]["name"] = json!("orders");
+    let found = judged(&wrong, None, &[]);
+    assert!(paths(&found).contains(&"spec.channels[0].server"), "{found:?}");
+    assert!(found.problems.len() >= 2, "{found:?}");
+    let told = causes(&found.problems);
+    assert_eq!(told[0]["field"], found.problems[0].at);
+    let mut unreadable = api("shop");
+    unreadable["spec"]["bridges"] = json!([]);
+    assert_eq!(paths(&judged(&unreadable, None, &[])), ["spec.bridges"]);
+    let empty = policy("empty", target(None), json!({}));
+    assert_eq!(paths(&judged(&empty, None, &[api("shop")])), ["spec"]);
+}
+
+#[test]
+fn a_policy_for_a_channel_that_is_not_there_is_refused() {
+    let limits = policy("limits", target(Some("ordres")), json!({"limits": {"connections": 5}}));
+    let found = judged(&limits, None, &[api("shop")]);
+    assert_eq!(paths(&found), ["spec.targetRefs[0].sectionName"]);
+    assert!(found.problems[0].message.contains("notes, orders"), "{found:?}");
+}
+
+#[test]
+fn what_may_come_later_is_a_warning() {
+    let limits = policy("limits", target(Some("orders")), json!({"limits": {"connections": 5}}));
+    let found = judged(&limits, None, &[]);
+    assert!(
+        found.problems.is_empty() && found.warnings[0].contains("there is no StreamAPI `shop`"),
+        "{found:?}"
+    );
+    let keys = json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}});
+    let found = judged(&policy("keys", target(None), keys), None, &[api("shop")]);
+    assert!(found.problems.is_empty() && found.warnings[0].contains("Secret `keys`"), "{found:?}");
+}
+
+#[test]
+fn a_change_tells_what_it_does_to_policies_and_clients() {
+    let limits = policy("limits", target(Some("notes")), json!({"limits": {"connections": 5}}));
+    let mut changed = api("shop");
+    changed["spec"]["channels"].as_array_mut().expect("a list").remove(1);
+    let found = judged(&changed, Some(&api("shop")), &[limits]);
+    assert!(found.problems.is_empty(), "{found:?}");
+    let [policy, clients] = &found.warnings[..] else { panic!("{found:?}") };
+    assert!(policy.starts_with("StreamPolicy limits: spec.targetRefs[0].sectionName"), "{policy}");
+    assert!(clients.starts_with("channel notes: is removed"), "{clients}");
+}
+
+#[test]
+fn risks_are_told_and_warnings_are_bounded() {
+    let mut scram = api("shop");
+    let login = json!({"mechanism": "SCRAM-SHA-512", "secretRef": {"name": "login"}});
+    scram["spec"]["servers"][0] = json!({"name": "log", "kafka": {"brokers": ["kafka:9092"], "sasl": login}});
+    let found = judged(&scram, None, &[]);
+    assert!(found.warnings.iter().any(|warning| warning.contains("`sasl` without `tls`")), "{found:?}");
+    let open = json!({"authentication": {"none": {}}, "cors": {"allowedOrigins": ["*"]}});
+    let found = judged(&policy("open", target(None), open), None, &[api("shop")]);
+    assert!(found.warnings[0].contains("every web page"), "{found:?}");
+    let (mut many, mut none) = (api("shop"), api("shop"));
+    let channels = (0..40).map(|n| {
+        json!({"name": format!("c{n}"), "server": "log", "address": format!("a{n}"),
+        "subscribe": {"transports": {"sse": {}}}})
+    });
+    many["spec"]["channels"] = channels.collect();
+    none["spec"]["channels"] = json!([many["spec"]["channels"][0]]);
+    let found = judged(&none, Some(&many), &[]);
+    assert_eq!(found.warnings.len(), MAX_WARNINGS + 1);
+    assert_eq!(found.warnings.last().map(String::as_str), Some("and 27 more"));
+    assert!(found.warnings.iter().all(|warning| warning.chars().count() <= MAX_WARNING + 1));
+}

@@ -1,0 +1,201 @@
+//! What a change of a StreamAPI would do to those who use it, before it is made: pure.
+//!
+//! It tells what `runtime` of the data plane and the Deployment controller do with the same
+//! difference: whose streams end, which brokers are connected anew, whether pods are replaced.
+
+use sluice_config::channel::{LifecycleState, Subscribe, path};
+use sluice_config::server::ServerKind;
+use sluice_config::{Channel, StreamApiSpec};
+
+use crate::children::{Owner, Settings, pod_template};
+
+/// The consequences of turning `old` into `new`, each a sentence; none if nobody notices.
+pub fn impact(
+    owner: &Owner<'_>,
+    old: &StreamApiSpec,
+    new: &StreamApiSpec,
+    settings: &Settings,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    if old.lifecycle.state != LifecycleState::Blocked && new.lifecycle.state == LifecycleState::Blocked {
+        found.push(
+            "every open stream is closed and every request refused: `lifecycle.state` is Blocked".into(),
+        );
+    }
+    for before in &old.channels {
+        let after = new.channels.iter().find(|channel| channel.name == before.name);
+        found.extend(match after {
+            Some(after) => channel(owner.name, (old, before), (new, after)),
+            None => {
+                vec![format!("channel {}: is removed; its clients are sent away and get 404", before.name)]
+            }
+        });
+    }
+    for before in &old.servers {
+        let after = new.servers.iter().find(|server| server.name == before.name);
+        if after.is_some_and(|after| matches!(after.kind, ServerKind::Kafka(_)) && after.kind != before.kind)
+        {
+            found.push(format!("server {}: the broker is connected anew", before.name));
+        }
+    }
+    if pod_template(owner, old, settings) != pod_template(owner, new, settings) {
+        found.push(
+            "pods are replaced one by one, and clients of each move to another, because of `placement`"
+                .into(),
+        );
+    }
+    found
+}
+
+fn channel(
+    api: &str,
+    (old, before): (&StreamApiSpec, &Channel),
+    (new, after): (&StreamApiSpec, &Channel),
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut tell = |what: String| found.push(format!("channel {}: {what}", before.name));
+    let (old_path, new_path) = (path(api, old, before), path(api, new, after));
+    if old_path != new_path {
+        tell(format!(
+            "moves from {old_path} to {new_path}; open streams stay, requests to {old_path} get 404"
+        ));
+    }
+    if before.subscribe.is_some() && after.subscribe.is_some() && !same_messages(old, before, new, after) {
+        tell(
+            "reads other messages; its subscribers are sent away and told a gap when they come back with a cursor"
+                .into(),
+        );
+    }
+    for (name, had, has) in [
+        ("WebSocket", websocket(before), websocket(after)),
+        ("SSE", sse(before), sse(after)),
+        ("HTTP publish", http_publish(before), http_publish(after)),
+        ("WebSocket publish", websocket_publish(before), websocket_publish(after)),
+    ] {
+        if had && !has {
+            tell(format!("{name} is switched off; who uses it is sent away"));
+        }
+    }
+    let formats = |subscribe: &Option<Subscribe>| subscribe.as_ref().map(|it| it.formats.clone());
+    if let (Some(had), Some(has)) = (formats(&before.subscribe), formats(&after.subscribe)) {
+        let gone: Vec<String> =
+            had.iter().filter(|format| !has.contains(format)).map(|format| format!("{format:?}")).collect();
+        if !gone.is_empty() {
+            tell(format!("format {} is switched off; who reads it is sent away", gone.join(", ")));
+        }
+    }
+    found
+}
+
+/// Whether a subscriber reads on as if nothing had happened.
+fn same_messages(old: &StreamApiSpec, before: &Channel, new: &StreamApiSpec, after: &Channel) -> bool {
+    let kind = |spec: &StreamApiSpec, channel: &Channel| {
+        spec.servers.iter().find(|server| server.name == channel.server).map(|server| server.kind.clone())
+    };
+    let same_server = match (kind(old, before), kind(new, after)) {
+        (Some(ServerKind::Kafka(before)), Some(ServerKind::Kafka(after))) => before.brokers == after.brokers,
+        (before, after) => before.is_some() && before == after,
+    };
+    same_server && before.address == after.address
+}
+
+fn websocket(channel: &Channel) -> bool {
+    channel.subscribe.as_ref().is_some_and(|subscribe| subscribe.transports.websocket.is_some())
+}
+
+fn sse(channel: &Channel) -> bool {
+    channel.subscribe.as_ref().is_some_and(|subscribe| subscribe.transports.sse.is_some())
+}
+
+fn http_publish(channel: &Channel) -> bool {
+    channel.publish.as_ref().is_some_and(|publish| publish.transports.http.is_some())
+}
+
+fn websocket_publish(channel: &Channel) -> bool {
+    channel.publish.as_ref().is_some_and(|publish| publish.transports.websocket.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec() -> Value {
+        json!({
+            "servers": [{"name": "events", "kafka": {"brokers": ["kafka:9092"]}}, {"name": "log", "memory": {}}],
+            "channels": [
+                {"name": "orders", "server": "events", "address": "orders.v1",
+                 "subscribe": {"transports": {"websocket": {}, "sse": {}}},
+                 "publish": {"transports": {"http": {}, "websocket": {}}}},
+                {"name": "notes", "server": "log", "address": "notes", "subscribe": {"transports": {"sse": {}}}},
+            ],
+        })
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            image: "sluice/dataplane:1".into(),
+            pull_policy: "Never".into(),
+            otlp_endpoint: None,
+            statsd: None,
+            network_policies: false,
+            namespace: "sluice-system".into(),
+        }
+    }
+
+    /// What setting `pointer` to `value` would do; null removes.
+    fn told(pointer: &str, value: Value) -> Vec<String> {
+        let (old, mut new) = (spec(), spec());
+        let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+        match new.pointer_mut(parent).expect(pointer) {
+            Value::Object(map) if value.is_null() => drop(map.remove(field)),
+            Value::Object(map) => drop(map.insert(field.into(), value)),
+            Value::Array(list) => drop(list.remove(field.parse().expect("an index"))),
+            other => panic!("{pointer} is below {other}"),
+        }
+        let owner = Owner { namespace: "a", name: "shop", uid: None };
+        let read = |spec: Value| serde_json::from_value(spec).expect("a spec");
+        impact(&owner, &read(old), &read(new), &settings())
+    }
+
+    #[test]
+    fn what_a_change_does_is_told_and_nothing_else() {
+        for (pointer, value, expected) in [
+            ("/description", json!("new"), &[][..]),
+            ("/channels/0/subscribe/replay", json!({"messages": 5}), &[]),
+            ("/channels/1/message", json!({"contentType": "text/plain"}), &[]),
+            ("/channels/1", Value::Null, &["channel notes: is removed"]),
+            ("/channels/0/address", json!("orders.v2"), &["channel orders: reads other messages"]),
+            ("/channels/0/server", json!("log"), &["channel orders: reads other messages"]),
+            ("/channels/0/path", json!("/other"), &["moves from /shop/orders to /shop/other"]),
+            ("/basePath", json!("/s"), &["/s/orders", "/s/notes"]),
+            ("/channels/0/subscribe/transports/websocket", Value::Null, &["WebSocket is switched off"]),
+            ("/channels/0/subscribe/transports/sse", Value::Null, &["SSE is switched off"]),
+            ("/channels/0/publish/transports/http", Value::Null, &["HTTP publish is switched off"]),
+            ("/channels/0/publish", Value::Null, &["HTTP publish", "WebSocket publish"]),
+            (
+                "/servers/0/kafka",
+                json!({"brokers": ["kafka:9092"], "properties": {"fetch.min.bytes": "1000"}}),
+                &["server events: the broker is connected anew"],
+            ),
+            (
+                "/servers/0/kafka",
+                json!({"brokers": ["other:9092"]}),
+                &["channel orders: reads other messages", "server events"],
+            ),
+            ("/lifecycle", json!({"state": "Blocked"}), &["every open stream is closed"]),
+            ("/placement", json!({"deployment": {"replicas": 3}}), &[]),
+            (
+                "/placement",
+                json!({"deployment": {"podTemplate": {"labels": {"a": "b"}}}}),
+                &["pods are replaced one by one"],
+            ),
+        ] {
+            let found = told(pointer, value);
+            let fits = found.len() == expected.len()
+                && found.iter().zip(expected).all(|(found, part)| found.contains(part));
+            assert!(fits, "{pointer}: {found:#?}");
+        }
+    }
+}
