@@ -71,7 +71,12 @@ pub async fn attempt(arguments: &[&str]) -> Result<String, String> {
 /// # Panics
 /// If it fails.
 pub async fn kubectl_with(arguments: &[&str], input: &str) -> String {
-    run("kubectl", arguments, input).await.unwrap_or_else(|error| panic!("{error}"))
+    attempt_with(arguments, input).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs kubectl with `input`; an error is what it complained about.
+pub async fn attempt_with(arguments: &[&str], input: &str) -> Result<String, String> {
+    run("kubectl", arguments, input).await
 }
 
 /// `kubectl get … -o json`.

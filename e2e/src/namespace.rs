@@ -8,7 +8,7 @@ use sluice_tests::client::http;
 use sluice_tests::metrics::Metrics;
 use sluice_tests::{Documents, seed, within};
 
-use crate::kubernetes::{attempt, cluster, get, kubectl, kubectl_with, resolved};
+use crate::kubernetes::{attempt, attempt_with, cluster, get, kubectl, kubectl_with, resolved};
 
 /// How long pods may take to come and go.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -107,6 +107,12 @@ impl Namespace {
     /// `kubectl apply` of a file's text.
     pub async fn apply_text(&self, text: &str) {
         kubectl_with(&["-n", &self.name, "apply", "-f", "-"], text).await;
+    }
+
+    /// What `kubectl apply` would say, without doing it; an error has its refusal or its warnings.
+    pub async fn dry_run(&self, text: &str) -> Result<String, String> {
+        let how = ["apply", "--dry-run=server", "--warnings-as-errors", "-n", &self.name, "-f", "-"];
+        attempt_with(&how, text).await
     }
 
     /// A merge patch of the StreamAPI `api`.

@@ -60,6 +60,27 @@ async fn the_example_is_served_and_a_second_apply_disturbs_nobody() {
     assert!(events.contains("Programmed") && events.contains("Available"), "{events}");
 }
 
+/// X08, X09: nothing is stored that is wrong, and nothing need be changed to know what it would do.
+#[tokio::test]
+async fn a_mistake_is_refused_at_apply_and_a_dry_run_tells_what_a_change_would_do() {
+    let namespace = Namespace::new("refused").await;
+    namespace.apply_text(&example()).await;
+    namespace.programmed("shop").await;
+    let same = namespace.dry_run(&example()).await.expect("nothing is to be said");
+    assert!(same.contains("streamapi.sluice.dev/shop"), "{same}");
+    let policy = "apiVersion: sluice.dev/v1alpha1\nkind: StreamPolicy\nmetadata: {name: limits}\nspec:\n  \
+        targetRefs: [{kind: StreamAPI, name: shop, sectionName: CHANNEL}]\n  limits: {connections: 5}\n";
+    let refused = namespace.dry_run(&policy.replace("CHANNEL", "ordres")).await.expect_err("there is none");
+    let expected = "The StreamPolicy \"limits\" is invalid: spec.targetRefs[0].sectionName: StreamAPI `shop` has no channel";
+    assert!(refused.contains(expected), "{refused}");
+    namespace.dry_run(&policy.replace("CHANNEL", "orders")).await.expect("it is right");
+    let renamed = example().replace("- name: orders", "- name: sales");
+    assert_ne!(renamed, example());
+    let warned = namespace.dry_run(&renamed).await.expect_err("there is a warning");
+    assert!(warned.contains("Warning: channel orders: is removed; its clients are sent away"), "{warned}");
+    assert_eq!(namespace.get(&["sapi", "shop"]).await["spec"]["channels"][0]["name"], "orders");
+}
+
 /// K01, K12: POST, Kafka on the host by its name, two pods, every client; counted.
 #[tokio::test]
 async fn messages_go_both_ways_through_kafka() {
