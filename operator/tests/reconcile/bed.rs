@@ -205,9 +205,11 @@ impl Bed {
         self.plane.run("kubectl", &arguments, "").trim().to_owned()
     }
 
-    /// A kubeconfig of an account's token, as a file at `path`.
-    pub async fn kubeconfig(&self, account: &str, path: &std::path::Path) {
-        let server = Self::config(self.plane).await.cluster_url.to_string();
+    /// A kubeconfig of an account's token for the API server, or for what stands before it at `server`, as a
+    /// file at `path`.
+    pub async fn kubeconfig(&self, account: &str, server: Option<&str>, path: &std::path::Path) {
+        let direct = Self::config(self.plane).await.cluster_url.to_string();
+        let server = server.unwrap_or(&direct);
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": server, "certificate-authority": self.plane.authority()}}],

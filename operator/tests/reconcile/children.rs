@@ -15,7 +15,7 @@ use crate::bed::{Bed, kind_of, shop};
 use crate::pod::Pod;
 
 /// Kind and name of everything in the namespace that the operator labelled.
-async fn managed(bed: &Bed) -> BTreeSet<(&'static str, String)> {
+pub async fn managed(bed: &Bed) -> BTreeSet<(&'static str, String)> {
     let mut found = BTreeSet::new();
     for kind in ChildKind::ALL {
         for object in bed.list(&kind.resource()).await {
@@ -30,7 +30,8 @@ async fn managed(bed: &Bed) -> BTreeSet<(&'static str, String)> {
     found
 }
 
-fn children_of(api: &str, budget: bool) -> BTreeSet<(&'static str, String)> {
+/// What `managed` finds of an API, with or without a PodDisruptionBudget.
+pub fn children_of(api: &str, budget: bool) -> BTreeSet<(&'static str, String)> {
     let kinds = ChildKind::ALL.into_iter().filter(|kind| budget || *kind != ChildKind::PodDisruptionBudget);
     let mut all: BTreeSet<_> = kinds.map(|kind| (kind.names().2, format!("{api}-sluice"))).collect();
     all.insert(("Secret", format!("{api}-sluice-cursor")));

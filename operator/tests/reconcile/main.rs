@@ -7,8 +7,10 @@
 mod admission;
 mod bed;
 mod children;
+mod crash;
 mod faults;
 mod foreign;
+mod gate;
 mod leadership;
 mod operator;
 mod pod;

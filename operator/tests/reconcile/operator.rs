@@ -51,10 +51,21 @@ impl Operator {
         operator
     }
 
+    /// Starts it with the API server behind `server`, and waits until it leads.
+    pub async fn through(bed: &Bed, server: &str) -> Self {
+        let operator = Self::launch_at(bed, Self::namespaced(bed), Some(server)).await;
+        operator.leads().await;
+        operator
+    }
+
     /// Starts it and waits for nothing.
     pub async fn launch(bed: &Bed, setup: Setup) -> Self {
+        Self::launch_at(bed, setup, None).await
+    }
+
+    async fn launch_at(bed: &Bed, setup: Setup, server: Option<&str>) -> Self {
         let home = process::directory("operator");
-        bed.kubeconfig(&setup.account, &home.join("kubeconfig")).await;
+        bed.kubeconfig(&setup.account, server, &home.join("kubeconfig")).await;
         let admin_port = process::port();
         let mut operator = Self {
             setup,

@@ -42,7 +42,7 @@ impl Pod {
         })
         .await;
         let home = process::directory("pod");
-        bed.kubeconfig(&format!("{api}-sluice"), &home.join("kubeconfig")).await;
+        bed.kubeconfig(&format!("{api}-sluice"), None, &home.join("kubeconfig")).await;
         let mut pod =
             Self { name, api: api.into(), address: address(), home, process: None, expected: Vec::new() };
         pod.mount(bed).await;
