@@ -79,13 +79,24 @@ async fn a_selection_is_worked_out_once_whoever_shares_it_and_the_rest_is_counte
     assert_eq!(bed.books(), (13 * 200, 8 * 100 + 4 * 200, 8 * 100 + 200));
     let cursor = patient.last_cursor().expect("its greeting");
     assert_eq!(bed.positions(&cursor), [0; 3]);
+    // One that comes back has passed what its selection leaves out of what it missed.
+    let cursor = peers[9].events.iter().find_map(|seen| match seen {
+        Seen::Message(149, cursor) => cursor.clone(),
+        _ => None,
+    });
+    let mut back = bed.join_selecting(Lane::WsJson, cursor, 1 << 20, Some(halves(0))).await;
+    back.read_all(&bed).await;
+    assert_eq!(back.numbers(), (150..200).step_by(2).collect::<Vec<_>>());
+    bed.publish(10);
+    bed.settle().await;
+    assert_eq!(bed.books(), (13 * 200 + 50 + 14, 8 * 100 + 4 * 200 + 25 + 9, 8 * 100 + 200 + 25 + 5));
     for _ in 0..300 {
         tokio::time::advance(Duration::from_millis(100)).await;
         bed.settle().await;
     }
     peers[2].read_all(&bed).await;
     let heads: i64 = bed.positions(&peers[2].last_cursor().expect("a heartbeat")).iter().sum();
-    assert_eq!(heads, 200, "a cursor is past what its client does not get");
+    assert_eq!(heads, 201, "a cursor is past what its client does not get");
 }
 
 #[tokio::test(start_paused = true)]
