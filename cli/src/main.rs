@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod diff;
 mod documents;
 mod files;
 mod key;
@@ -33,6 +34,7 @@ Examples:
   sluice run -f examples/orders.yaml       serve it at http://127.0.0.1:8080, follow changes
   sluice check -f examples/orders.yaml     tell every problem as file:line
   sluice render -f examples/orders.yaml    what the operator would make of it in a cluster
+  sluice diff -f examples/orders.yaml      what it would change in a cluster, and who would notice
   sluice crds | kubectl apply -f -         teach a cluster the resources
   sluice key create shop-keys              make an API key and the Secret that knows it
 
@@ -56,6 +58,8 @@ enum Command {
     Check(check::Args),
     /// Print the objects that the operator would apply to a cluster
     Render(render::Args),
+    /// Tell what applying the files would do to those who use what they describe
+    Diff(diff::Args),
     /// Print the custom resource definitions
     #[command(after_help = "Example:\n  sluice crds | kubectl apply --server-side -f -")]
     Crds,
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(*args),
         Command::Check(args) => check::check(&args),
         Command::Render(args) => render::render(args),
+        Command::Diff(args) => diff::diff(args),
         Command::Crds => print_crds(),
         Command::Key(command) => key::key(&command),
     };
@@ -123,7 +128,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&command, &mut found);
-        assert_eq!(found.len(), 6);
+        assert_eq!(found.len(), 7);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("  sluice "), "{help}");

@@ -5,7 +5,6 @@
 //! nothing rests on it, what passes unseen is told in conditions, so the webhook's `failurePolicy` is
 //! `Ignore`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,8 @@ pub const PATH: &str = "/validate";
 const MAX_QUESTION_BYTES: usize = 4 << 20;
 /// Connections at once; an API server keeps a few open.
 const MAX_CONNECTIONS: usize = 64;
+/// What was applied just before, with the same command, may not have come through the watch yet.
+const CATCH_UP: Duration = Duration::from_millis(300);
 /// How long a connection may take to become one.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -134,11 +135,6 @@ fn tls(identity: &Identity) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// Where `address` is listened on.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 async fn answer(
     State(desk): State<Desk>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
@@ -148,7 +144,7 @@ async fn answer(
     let response = match asked {
         Ok(request) => {
             let kind = Kind::of(&request.kind.kind).unwrap_or(Kind::Other);
-            let (response, outcome) = respond(&desk, kind, &request);
+            let (response, outcome) = respond(&desk, kind, &request).await;
             desk.metrics.admitted(kind.name(), outcome, begun.elapsed());
             response
         }
@@ -157,7 +153,7 @@ async fn answer(
     Json(response.into_review())
 }
 
-fn respond(
+async fn respond(
     desk: &Desk,
     kind: Kind,
     request: &AdmissionRequest<DynamicObject>,
@@ -177,7 +173,13 @@ fn respond(
     };
     let name = name_of(new);
     let applied = Applied { kind, name: &name, old: request.old_object.as_ref(), new };
-    let Judgement { problems, warnings } = judge(&applied, &world.around_applied(kind, new), &desk.settings);
+    let judge = || judge(&applied, &world.around_applied(kind, new), &desk.settings);
+    let mut judgement = judge();
+    if judgement.is_early {
+        tokio::time::sleep(CATCH_UP).await;
+        judgement = judge();
+    }
+    let Judgement { problems, warnings, .. } = judgement;
     let outcome = match (problems.is_empty(), warnings.is_empty()) {
         (false, _) => "denied",
         (true, false) => "warned",

@@ -39,6 +39,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// For how long a server may be away before `Available` says so.
 const DAMPING: Duration = Duration::from_secs(10);
 
+/// Annotation of a StreamAPI whose children are left as they are: `"true"`.
+pub const PAUSED: &str = "sluice.dev/paused";
+
 /// What reconciling needs.
 pub struct Context {
     /// What is there.
@@ -153,7 +156,10 @@ impl Context {
         let mut problems = problems_of(&objects, &rendered, Kind::StreamApi, name);
         let mut failed = None;
         let mut entry = rendered.config.apis.get(&key);
-        if let Some(built) = entry {
+        let paused = api.annotations().get(PAUSED).is_some_and(|value| value == "true");
+        if paused {
+            entry = last.apis.get(&key);
+        } else if let Some(built) = entry {
             match self.write(&owner, &rendered.config, built, &rendered.material).await {
                 Ok(()) => {
                     self.observer.expect(name, &built.revision);
@@ -170,8 +176,14 @@ impl Context {
             }
         }
         let (pods, entry) = (self.observer.pods(name), entry.map(|entry| &**entry));
-        let findings =
-            ApiFindings { key: &key, problems: &problems, entry, failed: failed.as_ref(), pods: &pods };
+        let findings = ApiFindings {
+            key: &key,
+            problems: &problems,
+            entry,
+            failed: failed.as_ref(),
+            pods: &pods,
+            paused,
+        };
         let mut verdicts = report::api_verdicts(&findings);
         let before = report::conditions_of(&api.data);
         let again = self.damp(name, &mut verdicts, &before);

@@ -3,11 +3,17 @@
 //! It tells what `runtime` of the data plane and the Deployment controller do with the same
 //! difference: whose streams end, which brokers are connected anew, whether pods are replaced.
 
+use std::collections::BTreeMap;
+
 use sluice_config::channel::{LifecycleState, Subscribe, path};
+use sluice_config::policy::ChannelPolicy;
 use sluice_config::server::ServerKind;
-use sluice_config::{Channel, StreamApiSpec};
+use sluice_config::{Channel, Config, StreamApiSpec};
 
 use crate::children::{Owner, Settings, pod_template};
+use crate::dereference::{Api, References, dereference};
+use crate::merge::merge;
+use crate::objects::Objects;
 
 /// The consequences of turning `old` into `new`, each a sentence; none if nobody notices.
 pub fn impact(
@@ -45,6 +51,60 @@ pub fn impact(
         );
     }
     found
+}
+
+/// What turning the objects `before` into `after` does to each StreamAPI (`namespace/name`) that anybody
+/// would notice it at. What cannot be read is left out, as it changes nothing.
+pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BTreeMap<String, Vec<String>> {
+    let nothing = Config::default();
+    let (old, new) = (dereference(before, &nothing), dereference(after, &nothing));
+    let same = |one: &Api<'_>, other: &Api<'_>| (one.namespace, one.name) == (other.namespace, other.name);
+    let mut found = BTreeMap::new();
+    for api in &new.apis {
+        let was = old.apis.iter().find(|was| same(was, api));
+        let told = match (was.and_then(|was| was.spec), api.spec) {
+            (Some(was), Some(spec)) => {
+                let owner = Owner { namespace: api.namespace, name: api.name, uid: None };
+                let mut told = impact(&owner, was, spec, settings);
+                for channel in spec
+                    .channels
+                    .iter()
+                    .filter(|channel| was.channels.iter().any(|it| it.name == channel.name))
+                {
+                    let policy = |references: &References<'_>| {
+                        merge(&references.policies, api.namespace, api.name, &channel.name).policy
+                    };
+                    let told_of = policy_changes(&policy(&old), &policy(&new)).into_iter();
+                    told.extend(told_of.map(|what| format!("channel {}: {what}", channel.name)));
+                }
+                told
+            }
+            _ => vec!["is new".to_owned()],
+        };
+        found.insert(format!("{}/{}", api.namespace, api.name), told);
+    }
+    for api in old.apis.iter().filter(|was| !new.apis.iter().any(|api| same(was, api))) {
+        let told = "is removed; its clients are sent away and get 404".to_owned();
+        found.insert(format!("{}/{}", api.namespace, api.name), vec![told]);
+    }
+    found.retain(|_, told| !told.is_empty());
+    found
+}
+
+/// What another policy in force means for those who are connected.
+fn policy_changes(old: &ChannelPolicy, new: &ChannelPolicy) -> Vec<&'static str> {
+    let changed = [
+        (
+            old.authentication != new.authentication,
+            "`authentication` changes; streams that it would not let in are closed within 5 s",
+        ),
+        (
+            old.cors != new.cors,
+            "`cors` changes; streams from origins that it does not name are closed within 5 s",
+        ),
+        (old.limits != new.limits, "`limits` change; they hold for what comes from then on"),
+    ];
+    changed.into_iter().filter(|(changed, _)| *changed).map(|(_, what)| what).collect()
 }
 
 fn channel(

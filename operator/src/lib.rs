@@ -30,7 +30,7 @@ pub mod validate;
 pub mod world;
 
 pub use build::Note;
-pub use impact::impact;
+pub use impact::differences;
 pub use objects::{Kind, Objects, Unread};
 
 /// What a data plane is to serve, and what it is not and why.

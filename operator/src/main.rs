@@ -203,7 +203,9 @@ async fn admit(
     else {
         return Ok(None);
     };
-    let listener = admission::bind(*address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     let (tell, identity) = watch::channel(None);
     let (follower, namespace, followed) = (client.clone(), args.namespace.clone(), secret.clone());
     tokio::spawn(async move { admission::follow(follower, &namespace, &followed, tell).await });

@@ -60,6 +60,8 @@ pub struct ApiFindings<'a> {
     pub failed: Option<&'a ApplyError>,
     /// Its pods.
     pub pods: &'a [PodView],
+    /// Its children are left as they are.
+    pub paused: bool,
 }
 
 /// The conditions of a StreamAPI. `Available` is what it is right now; damping is the caller's.
@@ -69,7 +71,11 @@ pub fn api_verdicts(findings: &ApiFindings<'_>) -> Vec<Verdict> {
     let accepted = accepted(&mistakes, findings.failed);
     let is_accepted = accepted.status == ConditionStatus::True;
     let resolved = resolved(&references, findings.entry);
-    let programmed = if !is_accepted || !references.is_empty() {
+    let programmed = if findings.paused {
+        let message = "nothing is written while the annotation sluice.dev/paused is \"true\"; what is served, and by \
+                       which policies and keys, stays as it was: `kubectl annotate streamapi NAME sluice.dev/paused-`";
+        Verdict::new("Programmed", ConditionStatus::False, "Paused", message)
+    } else if !is_accepted || !references.is_empty() {
         let served = match findings.entry {
             Some(entry) => {
                 format!("generation {} is served until its problems are corrected", entry.generation)
@@ -85,7 +91,12 @@ pub fn api_verdicts(findings: &ApiFindings<'_>) -> Vec<Verdict> {
 
 /// Whether the problem is about something else that is missing.
 pub(crate) fn is_reference(problem: &Problem) -> bool {
-    problem.at.ends_with("secretRef.name") || problem.at.contains(".targetRefs[")
+    is_place_of_reference(&problem.at)
+}
+
+/// Whether what is wrong at that path is about something else.
+pub fn is_place_of_reference(at: &str) -> bool {
+    at.ends_with("secretRef.name") || at.contains(".targetRefs[")
 }
 
 fn list<'a>(problems: impl IntoIterator<Item = &'a &'a Problem>) -> String {

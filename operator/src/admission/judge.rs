@@ -27,6 +27,8 @@ pub struct Judgement {
     pub problems: Vec<Problem>,
     /// What its author should know.
     pub warnings: Vec<String>,
+    /// Whether it refers to something that is not there, as far as is known.
+    pub is_early: bool,
 }
 
 /// An object as it is applied.
@@ -51,8 +53,9 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
         .into_iter()
         .partition(|problem| is_reference(problem) && !is_section(problem));
     if !problems.is_empty() {
-        return Judgement { problems, warnings: Vec::new() };
+        return Judgement { problems, ..Judgement::default() };
     }
+    let is_early = !later.is_empty();
     let mut warnings: Vec<String> = later.iter().map(ToString::to_string).collect();
     if applied.kind == Kind::StreamApi {
         for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamPolicy) {
@@ -66,7 +69,7 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
     warnings.truncate(MAX_WARNINGS);
     warnings.extend((more > 0).then(|| format!("and {more} more")));
     warnings.iter_mut().for_each(|warning| *warning = shape::clip_to(MAX_WARNING, warning));
-    Judgement { problems, warnings }
+    Judgement { problems, warnings, is_early }
 }
 
 /// Whether it names a channel that is not there.

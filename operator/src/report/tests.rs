@@ -48,7 +48,7 @@ fn verdicts(
     failed: Option<&ApplyError>,
     pods: &[PodView],
 ) -> BTreeMap<&'static str, (ConditionStatus, &'static str)> {
-    let findings = ApiFindings { key: "a/shop", problems, entry, failed, pods };
+    let findings = ApiFindings { key: "a/shop", problems, entry, failed, pods, paused: false };
     let verdicts = api_verdicts(&findings);
     assert!(verdicts.iter().all(|verdict| !verdict.message.is_empty()));
     verdicts.into_iter().map(|verdict| (verdict.kind, (verdict.status, verdict.reason))).collect()
@@ -118,7 +118,9 @@ fn a_closed_channel_is_told_with_the_policy_to_look_at() {
     let mut entry = entry();
     let policy = entry.policies.get_mut("orders").expect("a channel");
     policy.closed = Some("StreamPolicy `keys` is not in force".into());
-    let findings = ApiFindings { key: "a/shop", problems: &[], entry: Some(&entry), failed: None, pods: &[] };
+    let entry = Some(&entry);
+    let findings =
+        ApiFindings { key: "a/shop", problems: &[], entry, failed: None, pods: &[], paused: false };
     let resolved = api_verdicts(&findings).remove(1);
     assert_eq!((resolved.status, resolved.reason), (False, "PolicyNotInForce"));
     assert!(resolved.message.contains("orders: StreamPolicy `keys`"), "{}", resolved.message);

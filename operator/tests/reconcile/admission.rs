@@ -221,6 +221,57 @@ async fn consequences_are_told_before_a_change_is_made() {
 }
 
 #[tokio::test]
+async fn what_is_applied_together_is_not_called_missing() {
+    let desk = Desk::new("together").await;
+    let _operator = desk.operator().await;
+    for n in 0..10 {
+        let name = format!("shop{n}");
+        let mut api = shop();
+        api["metadata"]["name"] = json!(name);
+        let keys = json!({"authentication": {"apiKeys": {"secretRef": {"name": format!("keys{n}")}}}});
+        let policy = policy(&format!("keys{n}"), &[&name], keys);
+        let together = json!({"apiVersion": "v1", "kind": "List", "items": [secret(&format!("keys{n}"), &[]), api, policy]});
+        let arguments = ["apply", "-n", &desk.bed.namespace, "-f", "-"];
+        let done = desk.bed.plane.tool("kubectl", &arguments, &together.to_string());
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.is_empty(), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_tells_consequences_from_a_clusters_state() {
+    let bed = Bed::new("diff").await;
+    let two = documents::Api::new("shop")
+        .memory()
+        .channel(Channel::both_ways("orders", "orders"))
+        .channel(Channel::both_ways("notes", "notes"))
+        .0;
+    bed.apply(&two).await;
+    bed.apply(&policy("limits", &["shop/orders"], json!({"limits": {"connections": 5}}))).await;
+    let file = process::directory("diff").join("shop.json");
+    let diff = |document: &Value| {
+        std::fs::write(&file, document.to_string()).expect("written");
+        let mut command = std::process::Command::new(sluice_tests::parts::sluice());
+        command.args(["diff", "--exit-code", "--namespace", &bed.namespace, "-f"]).arg(&file);
+        let done = command.env("KUBECONFIG", bed.plane.kubeconfig()).output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), format!("{}{}", text(&done.stdout), text(&done.stderr)))
+    };
+    assert_eq!(diff(&two), (Some(0), "nobody would notice\n".into()));
+    let expected = format!(
+        "{}/shop\n  channel notes: is removed; its clients are sent away and get 404\n",
+        bed.namespace
+    );
+    assert_eq!(diff(&shop()), (Some(1), expected));
+    let keys = json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}});
+    let (code, said) = diff(&policy("limits", &["shop/orders"], keys));
+    assert!(code == Some(1) && said.contains("channel orders: `authentication` changes"), "{said}");
+    assert!(said.contains("channel orders: `limits` change") && !said.contains("notes"), "{said}");
+    let (code, said) = diff(&mistaken("shop"));
+    assert!(code == Some(1) && said.contains("spec.channels[0].address"), "{said}");
+}
+
+#[tokio::test]
 async fn without_an_operator_applies_pass_and_mistakes_are_told_when_it_is_back() {
     let desk = Desk::new("away").await;
     let mut operator = desk.operator().await;

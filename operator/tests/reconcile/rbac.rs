@@ -118,3 +118,63 @@ async fn every_right_of_one_namespace_is_used_and_none_is_missing() {
 async fn every_right_in_all_namespaces_is_used_and_none_is_missing() {
     check(Box::leak(Box::new(ControlPlane::start())), true).await;
 }
+
+/// What a stolen token of the operator is not good for.
+#[tokio::test]
+async fn a_token_of_the_operator_is_not_good_for_more() {
+    let bed = Bed::new("stolen").await;
+    let stranger = Bed::new("stranger").await;
+    let account = format!("--as=system:serviceaccount:{}:{ACCOUNT}", bed.namespace);
+    let may = |namespace: &str, what: &str| {
+        let arguments = ["auth", "can-i", &account, "-n", namespace];
+        let arguments: Vec<&str> = arguments.into_iter().chain(what.split(' ')).collect();
+        let answer = bed.plane.tool("kubectl", &arguments, "");
+        String::from_utf8_lossy(&answer.stdout).trim() == "yes"
+    };
+    for what in [
+        "list secrets",
+        "patch deployments.apps",
+        "create events.events.k8s.io",
+        "patch streamapis --subresource status",
+    ] {
+        assert!(may(&bed.namespace, what), "{what}: it needs that here");
+        assert!(!may(&stranger.namespace, what), "{what}: not elsewhere");
+    }
+    let never = [
+        "create pods",
+        "delete pods",
+        "create pods --subresource exec",
+        "create pods --subresource ephemeralcontainers",
+        "get pods --subresource log",
+        "create serviceaccounts --subresource token",
+        "impersonate users",
+        "impersonate serviceaccounts",
+        "escalate roles.rbac.authorization.k8s.io",
+        "bind roles.rbac.authorization.k8s.io",
+        "create clusterroles.rbac.authorization.k8s.io",
+        "create clusterrolebindings.rbac.authorization.k8s.io",
+        "delete secrets",
+        "delete configmaps",
+        "delete deployments.apps",
+        "deletecollection secrets",
+        "update secrets",
+        "create streamapis.sluice.dev",
+        "patch streamapis.sluice.dev",
+        "delete streamapis.sluice.dev",
+        "patch streampolicies.sluice.dev",
+        "get nodes",
+        "get namespaces",
+        "patch namespaces",
+        "create daemonsets.apps",
+        "create jobs.batch",
+        "create validatingwebhookconfigurations.admissionregistration.k8s.io",
+        "create mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "patch mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "create customresourcedefinitions.apiextensions.k8s.io",
+        "approve certificatesigningrequests.certificates.k8s.io",
+        "create tokenreviews.authentication.k8s.io",
+    ];
+    for what in never {
+        assert!(!may(&bed.namespace, what), "{what}");
+    }
+}

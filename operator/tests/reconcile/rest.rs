@@ -245,3 +245,33 @@ async fn the_cursor_key_survives_everything_but_its_own_deletion() {
     .await;
     assert!(!delivered().await.expect("it is there").to_string().contains(first.as_str().expect("text")));
 }
+
+#[tokio::test]
+async fn a_paused_api_is_left_as_it_is_until_it_is_not() {
+    let bed = Bed::new("paused").await;
+    let operator = bed.operator().await;
+    bed.apply(&shop()).await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+    let pause = |value: Value| json!({"metadata": {"annotations": {"sluice.dev/paused": value}}});
+    bed.patch(&api_resource(), "shop", &pause(json!("true"))).await;
+    let message = bed.told("shop", "Programmed", "False", "Paused").await;
+    assert!(message.contains("sluice.dev/paused-"), "it tells the way out: {message}");
+    let before = operator.metric("writes_total", &[]).await.expect("it answers");
+    // A change, and a child that is not as it should be.
+    let map = ChildKind::ConfigMap.resource();
+    bed.patch(&map, "shop-sluice", &json!({"data": {"mine": "x"}})).await;
+    bed.patch(&api_resource(), "shop", &json!({"spec": {"description": "new"}})).await;
+    let looks = operator.looks("StreamAPI").await;
+    bed.patch(&api_resource(), "shop", &json!({"metadata": {"labels": {"look": "again"}}})).await;
+    eventually("it looked", || async { (operator.looks("StreamAPI").await > looks).then_some(()) }).await;
+    assert_eq!(operator.metric("writes_total", &[]).await, Some(before), "nothing is written");
+    assert_eq!(bed.get(&map, "shop-sluice").await["data"]["mine"], "x");
+    bed.patch(&api_resource(), "shop", &pause(Value::Null)).await;
+    eventually("both are made good", || async {
+        let map = bed.get(&map, "shop-sluice").await;
+        let config = map["data"]["config-v1.json"].as_str().unwrap_or_default();
+        (map["data"]["mine"].is_null() && config.contains("\"description\":\"new\"")).then_some(())
+    })
+    .await;
+    bed.told("shop", "Programmed", "False", "NoPods").await;
+}
