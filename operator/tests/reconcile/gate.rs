@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -11,6 +12,8 @@ use axum::http::Method;
 use axum::response::Response;
 use tokio::sync::watch;
 
+/// Whoever writes nothing for so long has nothing more to write.
+const REST: Duration = Duration::from_millis(500);
 /// No request of an operator is larger.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 
@@ -27,6 +30,8 @@ struct Inner {
     client: reqwest::Client,
     /// Writes that may still be answered.
     left: AtomicUsize,
+    /// Writes so far.
+    passed: AtomicUsize,
     silent: watch::Sender<Option<String>>,
 }
 
@@ -40,6 +45,7 @@ impl Gate {
             server: server.trim_end_matches('/').to_owned(),
             client: client.expect("a client"),
             left: AtomicUsize::new(usize::MAX),
+            passed: AtomicUsize::new(0),
             silent: watch::Sender::new(None),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -48,6 +54,17 @@ impl Gate {
         let task =
             tokio::spawn(async move { axum::serve(listener, routes).await.expect("it serves for ever") });
         Self { url, inner, task }
+    }
+
+    /// Waits until nothing was written for a while.
+    pub async fn rest(&self) {
+        loop {
+            let before = self.inner.passed.load(Ordering::SeqCst);
+            tokio::time::sleep(REST).await;
+            if self.inner.passed.load(Ordering::SeqCst) == before {
+                return;
+            }
+        }
     }
 
     /// From now on `count` writes pass; the last of them is done and never answered, and nothing is after it.
@@ -81,6 +98,7 @@ async fn pass(State(gate): State<Arc<Inner>>, request: Request) -> Response {
     // Who leads is not what is reconciled.
     let is_write = head.method != Method::GET && !path.contains("/leases");
     let left = if is_write {
+        gate.passed.fetch_add(1, Ordering::SeqCst);
         let less = |left: usize| Some(left.saturating_sub(1));
         gate.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).expect("it always changes")
     } else {
