@@ -40,38 +40,32 @@ pub struct Args {
 
 /// Prints what anybody would notice, API by API; fails if the files have problems.
 pub fn diff(args: Args) -> Result<(), Failure> {
-    let found = args.input.read();
-    // What is referred to may be in the cluster.
-    let mut problems = found.reports.iter().filter(|report| !is_place_of_reference(&report.at)).peekable();
-    if problems.peek().is_some() {
-        problems.for_each(|problem| eprintln!("{problem}"));
-        return Err(Failure::Input);
-    }
+    let files = objects(&args.input)?;
     let (before, after) = if args.from.is_empty() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let before = runtime.block_on(cluster(&found.objects, args.context))?;
-        let after = overlaid(&before, &found.objects);
+        let before = runtime.block_on(cluster(&files, args.context))?;
+        let after = overlaid(&before, &files);
         (before, after)
     } else {
-        let from = Input { files: args.from, namespace: args.input.namespace };
-        (from.read().objects, found.objects)
+        (objects(&Input { files: args.from, namespace: args.input.namespace })?, files)
     };
     let text = told(&before, &after);
     print(if text.is_empty() { "nobody would notice\n" } else { &text })?;
     if args.exit_code && !text.is_empty() { Err(Failure::Input) } else { Ok(()) }
 }
 
+/// What the files say. What they refer to may be in the cluster; any other problem is told and fails.
+fn objects(input: &Input) -> Result<Objects, Failure> {
+    let found = input.read();
+    let problems = found.reports.iter().filter(|report| !is_place_of_reference(&report.at));
+    let problems: Vec<_> = problems.collect();
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    if problems.is_empty() { Ok(found.objects) } else { Err(Failure::Input) }
+}
+
 fn told(before: &Objects, after: &Objects) -> String {
-    // The same on both sides, so what they are makes no difference.
-    let settings = Settings {
-        image: String::new(),
-        pull_policy: String::new(),
-        otlp_endpoint: None,
-        statsd: None,
-        network_policies: false,
-        namespace: String::new(),
-    };
-    let differences = differences(before, after, &settings);
+    // The settings are the same on both sides, so what they are makes no difference.
+    let differences = differences(before, after, &Settings::default());
     let line = |what: &String| format!("  {what}\n");
     let apis =
         differences.iter().map(|(api, told)| format!("{api}\n{}", told.iter().map(line).collect::<String>()));
@@ -156,15 +150,15 @@ spec:
   authentication: {none: {}}
 ";
 
-    fn objects(text: &str) -> Objects {
+    fn read(text: &str) -> Objects {
         documents::assemble(documents::parse("a.yaml", text, "default").expect("YAML").iter()).objects
     }
 
     #[test]
     fn what_nobody_notices_is_not_told() {
-        assert_eq!(told(&objects(FILE), &objects(FILE)), "");
+        assert_eq!(told(&read(FILE), &read(FILE)), "");
         let described = FILE.replace("  servers:", "  description: A shop.\n  servers:");
-        assert_eq!(told(&objects(FILE), &objects(&described)), "");
+        assert_eq!(told(&read(FILE), &read(&described)), "");
     }
 
     #[test]
@@ -176,7 +170,7 @@ spec:
             )
             .replace("authentication: {none: {}}", "limits: {connections: 5}");
         let more = FILE.split("---").next().unwrap_or_default().replace("{name: shop}", "{name: next}");
-        let text = told(&objects(FILE), &objects(&format!("{after}---\n{more}")));
+        let text = told(&read(FILE), &read(&format!("{after}---\n{more}")));
         assert_eq!(
             text,
             "default/next\n  is new\ndefault/shop\n  \
@@ -185,17 +179,35 @@ spec:
              channel orders: `limits` change; they hold for what comes from then on\n"
         );
         assert_eq!(
-            told(&objects(FILE), &Objects::default()),
+            told(&read(FILE), &Objects::default()),
             "default/shop\n  is removed; its clients are sent away and get 404\n"
         );
     }
 
     #[test]
+    fn files_that_say_nothing_are_no_beginning() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("apis.yaml");
+        std::fs::write(&file, FILE).expect("written");
+        let diff = |from: &str| {
+            let input = Input { files: vec![file.clone()], namespace: "default".into() };
+            super::diff(Args {
+                input,
+                from: vec![directory.path().join(from)],
+                context: None,
+                exit_code: true,
+            })
+        };
+        assert!(diff("apis.yaml").is_ok());
+        assert!(matches!(diff("apsi.yaml"), Err(Failure::Input)));
+    }
+
+    #[test]
     fn what_is_only_in_the_cluster_stays() {
-        let before = objects(FILE);
+        let before = read(FILE);
         let policy = FILE.split("---\n").nth(1).unwrap_or_default();
         let after =
-            overlaid(&before, &objects(&policy.replace("none: {}", "apiKeys: {secretRef: {name: keys}}")));
+            overlaid(&before, &read(&policy.replace("none: {}", "apiKeys: {secretRef: {name: keys}}")));
         assert_eq!((after.apis.len(), after.policies.len()), (1, 1));
         assert!(told(&before, &after).contains("channel orders: `authentication` changes"));
     }

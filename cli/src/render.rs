@@ -110,14 +110,7 @@ stringData: {username: alice, password: hunter2canary}
     fn rendered(file: &str, network_policies: bool) -> String {
         let documents = documents::parse("a.yaml", file, "default").expect("YAML");
         let assembled = documents::assemble(documents.iter());
-        let settings = Settings {
-            image: "sluice/dataplane:1".into(),
-            pull_policy: "Never".into(),
-            otlp_endpoint: None,
-            statsd: None,
-            network_policies,
-            namespace: "sluice-system".into(),
-        };
+        let settings = Settings { network_policies, ..Settings::default() };
         let (text, problems) = objects(&assembled.objects, &settings);
         assert!(problems.is_empty(), "{problems:?}");
         text

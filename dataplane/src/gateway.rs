@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,9 @@ pub struct Gateway {
     pub console: bool,
     /// KiB of request bodies that may be held at once.
     pub bodies: Arc<Semaphore>,
+    /// Connections that are kept alive are asked to end with their next answer: whoever is told
+    /// loses no request, as it could to a connection that is closed under it.
+    pub leaving: AtomicBool,
     /// Nothing new is begun: streams are told to go elsewhere, and who has asked for nothing yet is
     /// let go.
     pub draining: CancellationToken,

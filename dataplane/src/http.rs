@@ -4,14 +4,15 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
@@ -44,33 +45,44 @@ pub async fn handle(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let version = request.version();
+    let mut response = answer(&gateway, peer, request).await;
+    // HTTP/2 has GOAWAY for it. An upgrade takes the connection anyway.
+    let is_kept = version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    if is_kept && gateway.leaving.load(Ordering::Relaxed) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn answer(gateway: &Arc<Gateway>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     if let Err(refusal) = gateway.check_host(&parts) {
-        return Ok(refusal.response());
+        return refusal.response();
     }
     if gateway.console
-        && let Some(answer) = console::answer(&gateway, &parts)
+        && let Some(answer) = console::answer(gateway, &parts)
     {
-        return Ok(answer);
+        return answer;
     }
     if parts.method == Method::OPTIONS {
-        return Ok(gateway.preflight(&parts, peer));
+        return gateway.preflight(&parts, peer);
     }
     let found = match gateway.find(&parts, peer) {
         Ok(found) => found,
-        Err(refusal) => return Ok(gateway.dress(refusal.response(), &parts, None)),
+        Err(refusal) => return gateway.dress(refusal.response(), &parts, None),
     };
     let state = found.1.clone();
     if parts.method != Method::POST {
-        return Ok(stream(gateway, peer, parts, body).await);
+        return stream(gateway.clone(), peer, parts, body).await;
     }
     let answer = match gateway.admit(&parts, peer, found) {
-        Ok(admitted) if admitted.mode == Mode::Publish => post(&gateway, admitted, &parts, body).await,
+        Ok(admitted) if admitted.mode == Mode::Publish => post(gateway, admitted, &parts, body).await,
         Ok(_) => Err(Refusal::MethodNotAllowed { allow: "GET" }),
         Err(refusal) => Err(refusal),
     };
     let response = answer.unwrap_or_else(|refusal| refusal.response());
-    Ok(gateway.dress(response, &parts, Some(&state)))
+    gateway.dress(response, &parts, Some(&state))
 }
 
 // --- publishing -----------------------------------------------------------------------------------

@@ -202,8 +202,7 @@ impl Runtime {
         material: &Material,
     ) -> Result<(), Vec<Problem>> {
         let same = |running: &Running| {
-            let same = Arc::ptr_eq(&running.entry, entry) || running.entry.revision == entry.revision;
-            !running.merged && same && running.keys == keys
+            !running.merged && running.entry.revision == entry.revision && running.keys == keys
         };
         if self.apis.get(key).is_some_and(same) {
             return Ok(());

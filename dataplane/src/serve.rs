@@ -128,6 +128,7 @@ impl Server {
             hosts: options.hosts.clone(),
             console: options.console,
             bodies: Arc::new(Semaphore::new(body_kib)),
+            leaving: AtomicBool::new(false),
             draining: CancellationToken::new(),
         });
         let shown = Arc::new(Shown {
@@ -192,8 +193,9 @@ impl Server {
     }
 }
 
-/// Readiness goes off at once, listeners accept for the propagation delay, then every client is
-/// told to go and pending publishes are answered.
+/// Readiness goes off at once. For the propagation delay listeners accept and connections that are
+/// kept alive end with their next answer. Then every client is told to go and pending publishes are
+/// answered.
 async fn drain(
     options: &Options,
     (spread, grace): (Duration, Duration),
@@ -205,6 +207,7 @@ async fn drain(
 ) {
     tracing::info!(streams = gateway.engine.open(), "draining");
     shown.draining.store(true, Ordering::SeqCst);
+    gateway.leaving.store(true, Ordering::Relaxed);
     tokio::time::sleep(options.drain_delay).await;
     gateway.draining.cancel();
     listeners.shutdown().await;

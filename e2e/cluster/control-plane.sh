@@ -30,7 +30,6 @@ start_kube_apiserver() {
         --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
         --requestheader-extra-headers-prefix=X-Remote-Extra- \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
-        --default-not-ready-toleration-seconds=10 --default-unreachable-toleration-seconds=10 \
         "${flags[@]}" $apiserver_flags
 }
 

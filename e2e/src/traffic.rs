@@ -91,6 +91,7 @@ impl Traffic {
     pub async fn check(self, cuts: usize) -> usize {
         self.load.reaches(self.count).await;
         let troubled = self.troubled();
+        println!("{troubled} publishes were refused or had no answer: {:?}", self.load.troubles());
         assert_eq!((self.ledger.accepted(), self.ledger.offered()), (self.count, self.count));
         for follower in &self.followers {
             follower.check(HEALING).await;

@@ -172,7 +172,7 @@ async fn respond(
         return (response, "unchecked");
     };
     let name = name_of(new);
-    let applied = Applied { kind, name: &name, old: request.old_object.as_ref(), new };
+    let applied = Applied { kind, name: &name, old: request.old_object.as_ref() };
     let judge = || judge(&applied, &world.around_applied(kind, new), &desk.settings);
     let mut judgement = judge();
     if judgement.is_early {

@@ -27,7 +27,7 @@ pub const APPLIED: &str = "sluice.dev/applied";
 const SUFFIX: &str = "sluice";
 
 /// How the operator was told to build.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Image of the data plane.
     pub image: String,

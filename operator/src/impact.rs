@@ -193,17 +193,6 @@ mod tests {
         })
     }
 
-    fn settings() -> Settings {
-        Settings {
-            image: "sluice/dataplane:1".into(),
-            pull_policy: "Never".into(),
-            otlp_endpoint: None,
-            statsd: None,
-            network_policies: false,
-            namespace: "sluice-system".into(),
-        }
-    }
-
     /// What setting `pointer` to `value` would do; null removes.
     fn told(pointer: &str, value: Value) -> Vec<String> {
         let (old, mut new) = (spec(), spec());
@@ -216,7 +205,7 @@ mod tests {
         }
         let owner = Owner { namespace: "a", name: "shop", uid: None };
         let read = |spec: Value| serde_json::from_value(spec).expect("a spec");
-        impact(&owner, &read(old), &read(new), &settings())
+        impact(&owner, &read(old), &read(new), &Settings::default())
     }
 
     #[test]

@@ -237,6 +237,7 @@ async fn reconcile(
         world = listed => world,
         () = stop.clone() => return Ok(()),
     };
+    world.lead();
     let context = context(world.clone());
     let observing = tokio::spawn(context.observer.clone().run(world, apis.clone()));
     tokio::select! {

@@ -62,6 +62,7 @@ pub struct World {
     /// Pods of data planes.
     pub pods: Store<Pod>,
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
+    touched: Arc<Touched>,
     /// Pods came, went or changed.
     pub pods_changed: Arc<Notify>,
 }
@@ -176,8 +177,8 @@ async fn watching<K>(
 }
 
 impl World {
-    /// Watches `namespace`, or all; what changes is added to `apis` and `policies`. Returns when
-    /// everything was listed. The watches end with the returned set.
+    /// Watches `namespace`, or all; once this process [leads](Self::lead), what changes is added to `apis`
+    /// and `policies`. Returns when everything was listed. The watches end with the returned set.
     pub async fn start(
         client: &Client,
         namespace: Option<&str>,
@@ -194,7 +195,7 @@ impl World {
             pods_changed.clone(),
         );
         let touched = Arc::new(touched);
-        let mut watches = Watches { client, namespace, touched, tasks: JoinSet::new() };
+        let mut watches = Watches { client, namespace, touched: touched.clone(), tasks: JoinSet::new() };
         let all = watcher::Config::default();
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
@@ -217,9 +218,15 @@ impl World {
                 ),
             )
         });
-        let world = Self { children: children.collect(), apis, policies, secrets, pods, pods_changed };
+        let children = children.collect();
+        let world = Self { children, apis, policies, secrets, pods, touched, pods_changed };
         world.listed().await;
         (Arc::new(world), watches.tasks)
+    }
+
+    /// From now on this process looks after everything.
+    pub fn lead(&self) {
+        self.touched.begin();
     }
 
     async fn listed(&self) {

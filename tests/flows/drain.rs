@@ -8,6 +8,7 @@ use sluice_tests::client::follower::Transport;
 use sluice_tests::client::http::{self, publish};
 use sluice_tests::client::websocket::{Event, JSON, RAW};
 use sluice_tests::documents::{Api, Channel, Documents};
+use sluice_tests::proxy::Proxy;
 use sluice_tests::wait::within;
 use sluice_tests::{Cluster, Ledger, Load, Sluice, Sse, WebSocket, process};
 
@@ -160,7 +161,7 @@ async fn a_drain_under_load_fails_no_request_and_loses_nothing() {
     let channel = Channel::both_ways("orders", &topic);
     let documents = Documents::new().api(Api::new("shop").server("events", kafka.server()).channel(channel));
     let state = process::directory("state");
-    let arguments = ["--drain-grace", "3s"];
+    let arguments = ["--drain-delay", "1s", "--drain-grace", "3s"];
     let mut old = Sluice::with(&documents).state(&state).arguments(&arguments).start().await;
     let new = Sluice::with(&documents).state(&state).start().await;
     let ledger = Ledger::new("rolling", 1);
@@ -170,11 +171,14 @@ async fn a_drain_under_load_fails_no_request_and_loses_nothing() {
         Follower::with_key("WebSocket", Transport::WebSocket, &urls, &ledger, None).await,
         Follower::with_key("SSE", Transport::Sse, &urls, &ledger, None).await,
     ];
-    let load = Load::http(&second, &ledger, 1_500, 5);
-    load.reaches(300).await;
+    // Publishers keep their connections to the old one until they are told to leave.
+    let proxy = Proxy::start(old.port(), Duration::from_secs(60)).await;
+    let load = Load::http(&format!("http://127.0.0.1:{}/shop/orders", proxy.port), &ledger, 3_000, 10);
+    load.reaches(600).await;
+    proxy.lead_to(new.port());
     old.signal(libc::SIGTERM);
     assert_eq!(old.ended(Duration::from_secs(10)).await.code(), Some(0));
-    load.done().await;
+    assert_eq!(load.done().await, 0, "no request failed");
     for follower in &followers {
         follower.check(Duration::from_secs(20)).await;
         let seen = follower.seen();

@@ -1,7 +1,7 @@
 //! Traffic in the background while something breaks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::FutureRecord;
@@ -17,6 +17,9 @@ const PACE: Duration = Duration::from_millis(8);
 /// How long one message may be tried again and again.
 const STUBBORN: Duration = Duration::from_secs(60);
 
+/// Most of what went wrong is told by its number only.
+const MOST_TROUBLES: usize = 5;
+
 /// How long a whole load may take.
 const WHOLE: Duration = Duration::from_secs(150);
 
@@ -26,6 +29,7 @@ pub struct Load {
     accepted: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
     unknown: Arc<AtomicUsize>,
+    troubles: Arc<Mutex<Vec<String>>>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -37,8 +41,8 @@ impl Drop for Load {
 
 impl Load {
     fn new() -> Self {
-        let (accepted, refused, unknown, workers) = Default::default();
-        Self { accepted, refused, unknown, workers }
+        let (accepted, refused, unknown, troubles, workers) = Default::default();
+        Self { accepted, refused, unknown, troubles, workers }
     }
 
     /// `count` messages straight into `topic`, each worker with one of `keys` and its partition.
@@ -84,6 +88,7 @@ impl Load {
                 accepted: load.accepted.clone(),
                 refused: load.refused.clone(),
                 unknown: load.unknown.clone(),
+                troubles: load.troubles.clone(),
             };
             load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), count.div_ceil(workers))));
         }
@@ -105,6 +110,11 @@ impl Load {
         self.unknown.load(Ordering::SeqCst)
     }
 
+    /// What went wrong with the first of the refused and the unknown.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().expect("no worker panics with it").clone()
+    }
+
     /// Waits until `count` were acknowledged.
     pub async fn reaches(&self, count: usize) {
         let begun = Instant::now();
@@ -115,8 +125,8 @@ impl Load {
         }
     }
 
-    /// Waits for the end of it.
-    pub async fn done(mut self) {
+    /// Waits for the end of it. Gives how many were refused or unknown.
+    pub async fn done(mut self) -> usize {
         let begun = Instant::now();
         for worker in std::mem::take(&mut self.workers) {
             let left = WHOLE.saturating_sub(begun.elapsed());
@@ -124,11 +134,13 @@ impl Load {
             ended.expect("the load ends in time").expect("a worker does not panic");
         }
         println!(
-            "load: {} accepted, {} refused, {} unknown",
+            "load: {} accepted, {} refused, {} unknown {:?}",
             self.accepted(),
             self.refused(),
-            self.unknown()
+            self.unknown(),
+            self.troubles()
         );
+        self.refused() + self.unknown()
     }
 }
 
@@ -138,6 +150,7 @@ struct Sender {
     accepted: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
     unknown: Arc<AtomicUsize>,
+    troubles: Arc<Mutex<Vec<String>>>,
 }
 
 impl Sender {
@@ -160,7 +173,13 @@ impl Sender {
     async fn offer(&self, client: &reqwest::Client, payload: &Payload) -> bool {
         let request = client.post(&self.url).header("content-type", "application/json");
         let answer = request.body(payload.bytes.clone()).timeout(Duration::from_secs(20)).send().await;
-        match answer.map(|answer| answer.status().as_u16()) {
+        let outcome = answer.map(|answer| answer.status().as_u16());
+        let mut troubles = self.troubles.lock().expect("no worker panics with it");
+        if troubles.len() < MOST_TROUBLES && !matches!(outcome, Ok(200)) {
+            troubles.push(format!("{}: {outcome:?}", payload.ident));
+        }
+        drop(troubles);
+        match outcome {
             Ok(200) => return true,
             Ok(503) => {
                 self.refused.fetch_add(1, Ordering::SeqCst);

@@ -1,7 +1,8 @@
-//! A TCP proxy that cuts connections which carry nothing for a while, as load balancers do.
+//! A TCP proxy that cuts connections which carry nothing for a while and sends new ones elsewhere
+//! when told to, as load balancers do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 pub struct Proxy {
     /// Where it listens.
     pub port: u16,
+    to: Arc<AtomicU16>,
     cuts: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
@@ -30,11 +32,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let cuts = Arc::new(AtomicUsize::new(0));
-        let counter = cuts.clone();
+        let to = Arc::new(AtomicU16::new(to));
+        let (counter, target) = (cuts.clone(), to.clone());
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let counter = counter.clone();
+                let (counter, to) = (counter.clone(), target.load(Ordering::SeqCst));
                 connections.spawn(async move {
                     if let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await
                         && forward(client, server, idle).await
@@ -44,7 +47,12 @@ impl Proxy {
                 });
             }
         });
-        Self { port, cuts, task }
+        Self { port, to, cuts, task }
+    }
+
+    /// Sends new connections to `port`; what is connected stays where it is.
+    pub fn lead_to(&self, port: u16) {
+        self.to.store(port, Ordering::SeqCst);
     }
 
     /// Connections cut for being idle.

@@ -41,7 +41,8 @@ pub struct Shard {
     /// When the first feed that waits is to be walked.
     next_due: Option<Instant>,
     open: watch::Sender<usize>,
-    ranges: Vec<(u64, u64)>,
+    /// Of each group of a feed that is walked.
+    ranges: Vec<(usize, (u64, u64))>,
     batches: Vec<Batch>,
     spare: Batch,
     serial: u64,

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{ObjectMeta, Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -125,6 +125,11 @@ pub enum KeepError {
     /// The names are not ones that a certificate can have.
     #[error("no certificate can be made for the webhook's names: {0}")]
     Names(#[from] rcgen::Error),
+    /// Somebody else's Secret has the name.
+    #[error(
+        "Secret `{0}` exists and was not made by the operator; delete it, or leave certificates to cert-manager"
+    )]
+    Taken(String),
     /// Another replica leads.
     #[error("this process no longer leads")]
     NotLeading,
@@ -157,6 +162,10 @@ impl Keeper {
     async fn look(&self, now: Timestamp) -> Result<(), KeepError> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = secrets.get_opt(&self.secret).await?;
+        let ours = |secret: &Secret| secret.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1);
+        if found.as_ref().is_some_and(|secret| !ours(secret)) {
+            return Err(KeepError::Taken(self.secret.clone()));
+        }
         let known = found.as_ref().and_then(Identity::of);
         match known.as_ref().filter(|_| found.as_ref().is_some_and(|secret| self.is_good(secret, now))) {
             Some(good) => self.trust(&good.authorities).await,

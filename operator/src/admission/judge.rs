@@ -1,13 +1,11 @@
 //! What is said to whoever applies an object: pure. The same steps judge it that would reconcile it.
 
-use std::sync::Arc;
-
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
 use sluice_config::policy::Authentication;
 use sluice_config::server::ServerKind;
 use sluice_config::{Config, Problem};
-use sluice_crds::shape;
+use sluice_crds::{StreamAPI, StreamPolicy, shape};
 
 use crate::children::{Owner, Settings};
 use crate::impact::impact;
@@ -39,8 +37,6 @@ pub struct Applied<'a> {
     pub name: &'a (String, String),
     /// What it was before; `None` for a new one.
     pub old: Option<&'a DynamicObject>,
-    /// What it is to be.
-    pub new: &'a DynamicObject,
 }
 
 /// Judges `applied` among `objects`, which has it as it is to be.
@@ -57,14 +53,23 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
     }
     let is_early = !later.is_empty();
     let mut warnings: Vec<String> = later.iter().map(ToString::to_string).collect();
+    let is_it = |metadata: &ObjectMeta| {
+        (metadata.namespace.as_ref(), metadata.name.as_ref())
+            == (Some(&applied.name.0), Some(&applied.name.1))
+    };
     if applied.kind == Kind::StreamApi {
         for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamPolicy) {
             let closing = refusal.problems.iter().filter(|problem| is_section(problem));
             warnings.extend(closing.map(|problem| format!("StreamPolicy {}: {problem}", refusal.name)));
         }
-        warnings.extend(consequences(applied, settings));
+        for api in objects.apis.iter().filter(|api| is_it(&api.metadata)) {
+            warnings.extend(consequences(applied, api, settings));
+            warnings.extend(risks_of_api(api));
+        }
+    } else {
+        let policies = objects.policies.iter().filter(|policy| is_it(&policy.metadata));
+        warnings.extend(policies.filter_map(risks_of_policy));
     }
-    warnings.extend(risks(applied, objects));
     let more = warnings.len().saturating_sub(MAX_WARNINGS);
     warnings.truncate(MAX_WARNINGS);
     warnings.extend((more > 0).then(|| format!("and {more} more")));
@@ -78,56 +83,38 @@ fn is_section(problem: &Problem) -> bool {
 }
 
 /// What the change does to those who use the API.
-fn consequences(applied: &Applied<'_>, settings: &Settings) -> Vec<String> {
-    let spec = |object: &DynamicObject| {
-        let document = serde_json::to_value(object).ok()?;
-        match read::read(document, &applied.name.0) {
-            Ok(Object::Api(api)) => Some(Arc::clone(&api.spec.0)),
-            _ => None,
-        }
-    };
-    let Some((old, new)) = applied.old.and_then(spec).zip(spec(applied.new)) else { return Vec::new() };
+fn consequences(applied: &Applied<'_>, new: &StreamAPI, settings: &Settings) -> Vec<String> {
+    let old = applied.old.and_then(|old| serde_json::to_value(old).ok());
+    let old = old.map(|old| read::read(old, &applied.name.0));
+    // What could not be read serves as it last was good; what that is, is not known here.
+    let Some(Ok(Object::Api(old))) = old else { return Vec::new() };
     let owner = Owner { namespace: &applied.name.0, name: &applied.name.1, uid: None };
-    impact(&owner, &old, &new, settings)
+    impact(&owner, &old.spec.0, &new.spec.0, settings)
 }
 
-/// What is allowed and seldom meant.
-fn risks(applied: &Applied<'_>, objects: &Objects) -> Vec<String> {
-    let (namespace, name) = applied.name;
-    let is_it = |metadata: &kube::api::ObjectMeta| {
-        metadata.namespace.as_ref() == Some(namespace) && metadata.name.as_ref() == Some(name)
-    };
-    let mut risks = Vec::new();
-    if applied.kind == Kind::StreamApi {
-        let specs = objects.apis.iter().filter(|api| is_it(&api.metadata)).map(|api| &api.spec.0);
-        for (index, server) in specs.flat_map(|spec| &spec.servers).enumerate() {
-            if let ServerKind::Kafka(kafka) = &server.kind
-                && kafka.sasl.is_some()
-                && kafka.tls.is_none()
-            {
-                risks.push(format!(
-                    "spec.servers[{index}].kafka: has `sasl` without `tls`: whoever is in between reads and \
-                     changes what is sent; add `tls: {{}}`"
-                ));
-            }
-        }
-    } else {
-        let policies = objects.policies.iter().filter(|policy| is_it(&policy.metadata));
-        for policy in policies {
-            let spec = &policy.spec.0;
-            let open = matches!(spec.authentication, Some(Authentication::None(_)));
-            let anywhere =
-                spec.cors.as_ref().is_some_and(|cors| cors.allowed_origins.iter().any(|o| o == "*"));
-            if open && anywhere {
-                risks.push(
-                    "spec: `authentication: {none: {}}` with the origin `*` lets every web page that a person \
-                     visits read and publish in their network; name the origins"
-                        .to_owned(),
-                );
-            }
-        }
-    }
-    risks
+/// Servers whose connection is allowed and seldom meant.
+fn risks_of_api(api: &StreamAPI) -> impl Iterator<Item = String> {
+    let servers = api.spec.0.servers.iter().enumerate();
+    servers.filter_map(|(index, server)| match &server.kind {
+        ServerKind::Kafka(kafka) if kafka.sasl.is_some() && kafka.tls.is_none() => Some(format!(
+            "spec.servers[{index}].kafka: has `sasl` without `tls`: whoever is in between reads and changes \
+             what is sent; add `tls: {{}}`"
+        )),
+        _ => None,
+    })
+}
+
+/// Parts that are allowed together and seldom meant.
+fn risks_of_policy(policy: &StreamPolicy) -> Option<String> {
+    let spec = &policy.spec.0;
+    let open = matches!(spec.authentication, Some(Authentication::None(_)));
+    let anywhere =
+        spec.cors.as_ref().is_some_and(|cors| cors.allowed_origins.iter().any(|origin| origin == "*"));
+    (open && anywhere).then(|| {
+        "spec: `authentication: {none: {}}` with the origin `*` lets every web page that a person visits read and \
+         publish in their network; name the origins"
+            .to_owned()
+    })
 }
 
 /// The causes of a refusal as an API server tells them.

@@ -18,15 +18,22 @@ use super::{Name, name_of, within};
 use crate::children::API_LABEL;
 
 /// What has to be looked at again, without order and without repetition; so it is bounded by what
-/// there is.
+/// there is. Nothing as long as nobody looks: a replica that stands by does not collect names.
 #[derive(Clone, Default)]
-pub struct Dirty(Arc<(Mutex<BTreeSet<Name>>, Notify)>);
+pub struct Dirty(Arc<(Mutex<Option<BTreeSet<Name>>>, Notify)>);
 
 impl Dirty {
     /// Has `name` looked at again.
     pub fn add(&self, name: Name) {
-        self.0.0.lock().insert(name);
-        self.0.1.notify_one();
+        if let Some(names) = &mut *self.0.0.lock() {
+            names.insert(name);
+            self.0.1.notify_one();
+        }
+    }
+
+    /// Somebody is about to look.
+    fn begin(&self) {
+        self.0.0.lock().get_or_insert_default();
     }
 
     /// The names as references for a controller of `resource`.
@@ -34,7 +41,7 @@ impl Dirty {
         let dirty = self.0.clone();
         futures::stream::unfold((dirty, resource), |(dirty, resource)| async move {
             loop {
-                let next = dirty.0.lock().pop_first();
+                let next = dirty.0.lock().as_mut().and_then(BTreeSet::pop_first);
                 if let Some((namespace, name)) = next {
                     let reference = ObjectRef::new_with(&name, resource.clone()).within(&namespace);
                     return Some((reference, (dirty, resource)));
@@ -126,6 +133,13 @@ impl Touched {
     /// By a pod: whoever asks pods.
     pub fn pod(&self, _: &Pod) {
         self.pods.notify_one();
+    }
+
+    /// From now on this process looks at what is touched, and at everything first.
+    pub fn begin(&self) {
+        self.apis.begin();
+        self.policies.begin();
+        self.everything();
     }
 
     /// After a list, for what went meanwhile is not told.

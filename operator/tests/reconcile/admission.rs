@@ -306,6 +306,24 @@ async fn the_certificate_is_renewed_before_its_end_and_made_again_if_it_is_lost(
 }
 
 #[tokio::test]
+async fn a_secret_that_somebody_else_made_is_not_taken_over() {
+    let desk = Desk::new("taken").await;
+    let mut theirs = secret(SECRET, &[("tls.crt", "theirs")]);
+    theirs["metadata"]["labels"] = json!({});
+    desk.bed.apply(&theirs).await;
+    let mut operator = Operator::launch(&desk.bed, desk.setup("operator-0", desk.port)).await;
+    operator.expect_log(&["was not made by the operator", "a part is missing"]);
+    eventually("it says so", || async {
+        operator.log().contains("was not made by the operator").then_some(())
+    })
+    .await;
+    let secrets = ChildKind::Secret.resource();
+    assert_eq!(desk.bed.get(&secrets, SECRET).await["data"], json!({"tls.crt": "dGhlaXJz"}));
+    desk.bed.delete(&secrets, SECRET).await;
+    desk.is_asked().await;
+}
+
+#[tokio::test]
 async fn a_replica_that_does_not_lead_answers_too() {
     let desk = Desk::new("standby").await;
     let mut leader = desk.operator().await;

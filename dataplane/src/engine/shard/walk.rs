@@ -50,19 +50,19 @@ impl Shard {
         if shard_feed.waiting > 0 {
             self.place_waiting(slot);
         }
-        let mut ranges = std::mem::take(&mut self.ranges);
+        let (mut ranges, mut left_out) = (std::mem::take(&mut self.ranges), [0; 2]);
         ranges.clear();
-        let groups = &mut self.feeds[slot].groups;
-        let next = feed.ranges(groups.iter().map(|(_, group)| group.view), |range| ranges.push(range));
-        let (mut ranges_left, mut left_out) = (ranges.iter(), [0; 2]);
+        let groups = &self.feeds[slot].groups;
+        let (views, mut keys) =
+            (groups.iter().map(|(_, group)| group.view), groups.iter().map(|(key, _)| key));
+        let next = feed.ranges(views, |range| ranges.extend(keys.next().map(|key| (key, range))));
         // Nobody comes or goes during a walk.
-        for key in 0..groups.capacity() {
-            let Some(group) = self.feeds[slot].groups.get_mut(key) else { continue };
-            let Some(range) = ranges_left.next() else { break };
+        for (key, range) in ranges.iter().copied() {
+            let group = &mut self.feeds[slot].groups[key];
             let due = group.walk(range.1, next);
             left_out[usize::from(group.lane.is_websocket())] += group.take_left_out();
             if due {
-                self.walk_group(slot, key, &feed, *range);
+                self.walk_group(slot, key, &feed, range);
             }
         }
         self.ranges = ranges;
@@ -97,9 +97,9 @@ impl Shard {
     fn walk_group(&mut self, slot: usize, group: usize, feed: &Arc<Feed>, (oldest, end): (u64, u64)) {
         let Some(first) = self.feeds[slot].groups[group].clients.first().copied() else { return };
         let channel = self.clients[first].channel.clone();
-        let group_view = self.clients[first].view;
+        let (lane, view) = (self.clients[first].lane, self.clients[first].view);
         let batches = std::mem::take(&mut self.batches);
-        let mut walk = Walk { view: group_view, oldest, end, now: Instant::now(), batches, used: 0 };
+        let mut walk = Walk { view, oldest, end, now: Instant::now(), batches, used: 0 };
         let mut tally = Tally::default();
         for index in 0..self.feeds[slot].groups[group].clients.len() {
             let key = self.feeds[slot].groups[group].clients[index];
@@ -107,8 +107,7 @@ impl Shard {
                 self.advance(key, feed, &mut tally, &mut walk);
             }
         }
-        let websocket = self.clients[first].lane.is_websocket();
-        let metrics = if websocket { &channel.metrics.websocket } else { &channel.metrics.sse };
+        let metrics = if lane.is_websocket() { &channel.metrics.websocket } else { &channel.metrics.sse };
         tally.add_to(metrics);
         let batches = &mut walk.batches[..walk.used];
         let newest = batches.iter().filter_map(|batch| batch.newest).max();

@@ -3,17 +3,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::read::read;
 
-fn settings() -> Settings {
-    Settings {
-        image: "sluice/dataplane:1".into(),
-        pull_policy: "Never".into(),
-        otlp_endpoint: None,
-        statsd: None,
-        network_policies: false,
-        namespace: "sluice-system".into(),
-    }
-}
-
 fn api(name: &str) -> Value {
     json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI",
     "metadata": {"name": name, "namespace": "a"},
@@ -57,8 +46,8 @@ fn judged(new: &Value, old: Option<&Value>, others: &[Value]) -> Judgement {
         |document: &Value| -> DynamicObject { serde_json::from_value(document.clone()).expect("an object") };
     let kind = Kind::of(new["kind"].as_str().expect("a kind")).expect("a kind");
     let name = ("a".to_owned(), new["metadata"]["name"].as_str().expect("a name").to_owned());
-    let (old, new) = (old.map(dynamic), dynamic(new));
-    judge(&Applied { kind, name: &name, old: old.as_ref(), new: &new }, &objects, &settings())
+    let old = old.map(dynamic);
+    judge(&Applied { kind, name: &name, old: old.as_ref() }, &objects, &Settings::default())
 }
 
 fn paths(judgement: &Judgement) -> Vec<&str> {
