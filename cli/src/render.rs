@@ -44,6 +44,7 @@ pub fn render(args: Args) -> Result<(), Failure> {
         statsd: args.dataplane_statsd,
         network_policies: args.network_policies,
         namespace: args.operator_namespace,
+        injection: true,
     };
     let (text, problems) = objects(&found.objects, &settings);
     print(&text)?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use sluice_config::Span;
-use sluice_dataplane::{Options, PodSource, Server};
+use sluice_dataplane::{Mount, Options, PodSource, Server, Watch};
 
 use crate::run::{ObjectName, drain_span, runtime};
 use crate::{Failure, logging};
@@ -21,18 +21,18 @@ To serve files without a cluster there is `sluice run`.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Directory of the mounted ConfigMap
-    #[arg(long, value_name = "DIR")]
-    config: PathBuf,
-    /// Directory of the mounted Secret
-    #[arg(long, value_name = "DIR")]
-    material: PathBuf,
-    /// Directory that outlives the container; what was applied last is kept there
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
-    /// The ConfigMap and the Secret to watch; without it only the mounts are followed
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = ObjectName::parse)]
+    /// Directory of a mounted ConfigMap; a sidecar has one for each of its APIs
+    #[arg(long, value_name = "DIR", required = true)]
+    config: Vec<PathBuf>,
+    /// Directory of the mounted Secret that belongs to it, in the same order
+    #[arg(long, value_name = "DIR", required = true)]
+    material: Vec<PathBuf>,
+    /// The ConfigMap and the Secret to watch; without it only the mounts are followed, as in a sidecar
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = ObjectName::parse, requires = "state")]
     watch: Option<ObjectName>,
+    /// Directory that outlives the container; what was applied last is kept there
+    #[arg(long, value_name = "DIR", requires = "watch")]
+    state: Option<PathBuf>,
     /// Where clients connect
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -70,14 +70,26 @@ pub fn serve(args: Args) -> Result<(), Failure> {
         otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
         statsd: args.statsd.filter(|address| !address.is_empty()),
     };
-    let watch = args.watch.map(|object| (object.namespace, object.name));
-    let source = PodSource { config: args.config, material: args.material, state: args.state, watch };
+    let source = source(args.config, args.material, args.watch.zip(args.state))?;
     runtime()?.block_on(async move {
         let server = Server::bind(options).await?;
         let loaded = source.follow().await?;
         server.run(loaded).await?;
         Ok(())
     })
+}
+
+fn source(
+    configs: Vec<PathBuf>,
+    materials: Vec<PathBuf>,
+    watch: Option<(ObjectName, PathBuf)>,
+) -> anyhow::Result<PodSource> {
+    if configs.len() != materials.len() || (watch.is_some() && configs.len() > 1) {
+        anyhow::bail!("write one --material for each --config, and only one of each with --watch");
+    }
+    let mounts = configs.into_iter().zip(materials).map(|(config, material)| Mount { config, material });
+    let watch = watch.map(|(object, state)| Watch { namespace: object.namespace, name: object.name, state });
+    Ok(PodSource { mounts: mounts.collect(), watch })
 }
 
 #[cfg(test)]
@@ -93,13 +105,13 @@ mod tests {
     }
 
     fn parse(more: &str) -> Result<Args, clap::Error> {
-        let line = format!("serve --config /c --material /m --state /s {more}");
+        let line = format!("serve --config /c --material /m {more}");
         Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.args)
     }
 
     #[test]
     fn defaults_are_those_of_a_pod() {
-        let args = parse("--watch a/shop-sluice").expect("a line");
+        let args = parse("--watch a/shop-sluice --state /s").expect("a line");
         assert_eq!(args.listen.to_string(), "0.0.0.0:8080");
         assert_eq!((args.drain_delay, args.drain_grace), (Span::seconds(5), Span::seconds(25)));
         let watch = args.watch.expect("it is named");
@@ -108,8 +120,17 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_refused() {
-        for more in ["--watch shop", "--watch a/b/c", "--watch /b", "--file x"] {
+        for more in
+            ["--watch shop --state /s", "--watch a/b/c --state /s", "--watch a/b", "--state /s", "--file x"]
+        {
             assert!(parse(more).is_err(), "{more}");
         }
+        let built = |more: &str| {
+            let args = parse(more).expect("a line");
+            source(args.config, args.material, args.watch.zip(args.state)).is_ok()
+        };
+        assert!(built("--config /d --material /n"), "a sidecar of two APIs");
+        assert!(!built("--config /d"), "a Secret is missing");
+        assert!(!built("--config /d --material /n --watch a/b --state /s"), "what is to be watched?");
     }
 }

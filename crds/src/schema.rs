@@ -116,16 +116,20 @@ fn tidy(schema: &mut Value) {
     });
 }
 
-/// `oneOf` gives the user "must validate one and only one schema"; a rule says what to write.
+/// `oneOf` gives users "must validate one and only one schema"; a rule says what to write.
 fn unions_to_rules(schema: &mut Value) {
     let mut rewrite = |schema: &mut Map<String, Value>| {
         let Some(kinds) = union_of(schema) else { return };
         schema.remove("oneOf");
+        schema.remove("default");
         let set: Vec<_> = kinds.iter().map(|kind| format!("has(self.{kind})")).collect();
         let rule = format!("[{}].filter(set, set).size() == 1", set.join(", "));
         let names: Vec<_> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
         let mut whole = Value::Object(std::mem::take(schema));
         add_rule(&mut whole, &rule, &format!("set exactly one of {}", names.join(", ")));
+        // Whoever applies another kind replaces the whole: no default of the former one, stored and
+        // nobody's, may stay beside it.
+        whole["x-kubernetes-map-type"] = json!("atomic");
         let Value::Object(whole) = whole else { unreachable!("a rule is added to an object") };
         *schema = whole;
     };

@@ -32,7 +32,7 @@ mod telemetry;
 mod tls;
 mod transport;
 
-pub use config::pod::{PodError, PodSource};
+pub use config::pod::{Mount, PodError, PodSource, Watch};
 pub use config::{CursorKey, Loaded, Refused, TlsMaterial};
 #[cfg(feature = "bed")]
 #[doc(hidden)]

@@ -1,5 +1,6 @@
 //! Admission: an API server asks about every StreamAPI and StreamPolicy that is applied, and whoever
-//! applies it is told at once what is wrong with it and what it would do.
+//! applies it is told at once what is wrong with it and what it would do. It also asks about pods that
+//! are created where sidecars are wanted ([`inject`]).
 //!
 //! Every replica answers, whether it leads or not. An answer is a service to people, not a guard:
 //! nothing rests on it, what passes unseen is told in conditions, so the webhook's `failurePolicy` is
@@ -38,10 +39,13 @@ use crate::objects::Kind;
 use crate::world::{World, name_of};
 
 pub mod certificate;
+mod inject;
 mod judge;
 
-/// Where an API server asks.
+/// Where an API server asks about what is applied.
 pub const PATH: &str = "/validate";
+/// Where it asks about pods.
+pub const PODS_PATH: &str = "/inject";
 /// The largest question: an object before and after, of at most 1.5 MiB each, and some words.
 const MAX_QUESTION_BYTES: usize = 4 << 20;
 /// Connections at once; an API server keeps a few open.
@@ -66,6 +70,7 @@ pub struct Desk {
 pub async fn serve(listener: TcpListener, identity: watch::Receiver<Option<Arc<ServerConfig>>>, desk: Desk) {
     let routes = Router::new()
         .route(PATH, post(answer))
+        .route(PODS_PATH, post(inject::answer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES))
         .with_state(desk);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));

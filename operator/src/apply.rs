@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -266,6 +267,40 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(refusal("status of", name.to_owned(), error)),
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// Notes something on a pod of somebody else.
+    pub async fn annotate(
+        &self,
+        namespace: &str,
+        pod: &str,
+        name: &str,
+        value: &str,
+    ) -> Result<(), ApplyError> {
+        self.lead()?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let body = json!({"metadata": {"annotations": {name: value}}});
+        match patiently(api.patch(pod, &merging(), &Patch::Merge(&body))).await? {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(refusal("Pod", pod.to_owned(), error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Has a pod of somebody else end, as its disruption budgets allow. Whether they do.
+    pub async fn evict(&self, namespace: &str, pod: &Pod) -> Result<bool, ApplyError> {
+        self.lead()?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
+        let delete_options = Some(DeleteParams { preconditions, ..DeleteParams::default() });
+        let parameters = EvictParams { delete_options, ..EvictParams::default() };
+        match patiently(api.evict(&pod.name_any(), &parameters)).await? {
+            Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+            // It is gone, or it is another one by now.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+            Err(error) => Err(refusal("Pod", pod.name_any(), error)),
+            Ok(_) => Ok(true),
         }
     }
 

@@ -9,12 +9,12 @@ use sha2::{Digest as _, Sha256};
 use sluice_config::config::{
     CONFIG_KEY, CONFIG_KEY_ZSTD, Config, DELIVERED_BYTES, Material, PLAIN_BYTES, cursor_key, material_key,
 };
-use sluice_config::placement::Placement;
 use sluice_config::{Entry, Problem, StreamApiSpec};
 use sluice_crds::{GROUP, VERSION};
 
 use crate::build::hex;
 
+pub mod sidecar;
 mod workload;
 
 /// Label of everything that belongs to a StreamAPI; its value is the API's name.
@@ -41,6 +41,8 @@ pub struct Settings {
     pub network_policies: bool,
     /// Namespace of the operator, which asks data planes for what they serve.
     pub namespace: String,
+    /// Whether pods that a sidecar's API selects get it as they are created.
+    pub injection: bool,
 }
 
 /// The StreamAPI that children belong to.
@@ -115,7 +117,7 @@ impl ChildKind {
 
     /// Whether an API may come to do without it, so that it is deleted.
     pub const fn is_optional(self) -> bool {
-        matches!(self, Self::PodDisruptionBudget)
+        !matches!(self, Self::Secret | Self::ConfigMap)
     }
 }
 
@@ -155,7 +157,8 @@ pub fn cursor_secret_name(api: &str) -> String {
 /// Key of the bytes inside that Secret.
 pub const CURSOR_SECRET_KEY: &str = "key";
 
-/// Everything the API consists of, in the order of [`ChildKind`].
+/// Everything the API consists of, in the order of [`ChildKind`]. What is served in a sidecar consists of
+/// what the sidecar mounts.
 pub fn children(
     owner: &Owner<'_>,
     config: &Config,
@@ -164,15 +167,17 @@ pub fn children(
     cursor_keys: &[u8],
     settings: &Settings,
 ) -> Result<Vec<Child>, Problem> {
-    let Placement::Deployment(deployment) = &entry.api.spec.placement;
     let mut children = vec![
         child(owner, ChildKind::Secret, secret(owner, entry, material, cursor_keys)?),
         child(owner, ChildKind::ConfigMap, config_map(config)?),
+    ];
+    let Some(deployment) = entry.api.spec.placement.deployment() else { return Ok(children) };
+    children.extend([
         child(owner, ChildKind::ServiceAccount, json!({"automountServiceAccountToken": false})),
         child(owner, ChildKind::Role, workload::role(owner)),
         child(owner, ChildKind::RoleBinding, workload::role_binding(owner)),
         child(owner, ChildKind::Service, workload::service(owner, deployment)),
-    ];
+    ]);
     if settings.network_policies {
         let policy = workload::network_policy(owner, deployment, settings);
         children.push(child(owner, ChildKind::NetworkPolicy, policy));
@@ -187,7 +192,7 @@ pub fn children(
 
 /// What the API's pods are made from; nothing of it if it has none of its own.
 pub fn pod_template(owner: &Owner<'_>, spec: &StreamApiSpec, settings: &Settings) -> Value {
-    let Placement::Deployment(deployment) = &spec.placement;
+    let Some(deployment) = spec.placement.deployment() else { return Value::Null };
     workload::deployment(owner, deployment, settings)["spec"]["template"].take()
 }
 

@@ -27,8 +27,9 @@ use crate::children::{
 };
 use crate::metrics::Metrics;
 use crate::objects::Kind;
-use crate::observe::Observer;
-use crate::report::{self, ApiFindings, Verdict};
+use crate::observe::{Observer, PodView};
+use crate::report::{self, ApiFindings, Sidecars, Verdict};
+use crate::sidecars::Care;
 use crate::world::{Dirty, Name, World, api_resource, name_of, policy_resource};
 use crate::{problems_of, render};
 
@@ -62,6 +63,8 @@ pub struct Context {
     pub failures: Mutex<HashMap<(Kind, Name), u32>>,
     /// Since when an API is not available.
     pub unavailable: Mutex<HashMap<Name, Instant>>,
+    /// Looks after pods with sidecars.
+    pub care: Care,
 }
 
 /// Runs both controllers until `stop` resolves and what is under way is done.
@@ -176,6 +179,10 @@ impl Context {
             }
         }
         let (pods, entry) = (self.observer.pods(name), entry.map(|entry| &**entry));
+        let (sidecars, look_again) = match entry.filter(|_| !paused && failed.is_none()) {
+            Some(entry) => self.sidecars(&owner, entry, &pods).await?,
+            None => (None, None),
+        };
         let findings = ApiFindings {
             key: &key,
             problems: &problems,
@@ -183,10 +190,12 @@ impl Context {
             failed: failed.as_ref(),
             pods: &pods,
             paused,
+            sidecars: sidecars.as_ref(),
         };
         let mut verdicts = report::api_verdicts(&findings);
         let before = report::conditions_of(&api.data);
         let again = self.damp(name, &mut verdicts, &before);
+        let again = again.into_iter().chain(look_again).min();
         let conditions = report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
         let status = report::api_status(conditions.clone(), entry);
         self.tell(api, &api_resource(), &status, &before, &conditions).await?;
@@ -194,6 +203,23 @@ impl Context {
             Some(error) => Err(error),
             None => Ok(again.map_or_else(Action::await_change, Action::requeue)),
         }
+    }
+
+    /// Looks after the pods that have the API as a sidecar, if it is one; when to look again.
+    async fn sidecars(
+        &self,
+        owner: &Owner<'_>,
+        entry: &Entry,
+        pods: &[PodView],
+    ) -> Result<(Option<Sidecars>, Option<Duration>), ApplyError> {
+        let name = (owner.namespace.to_owned(), owner.name.to_owned());
+        let Some(sidecar) = entry.api.spec.placement.sidecar() else {
+            self.care.forget(&name);
+            return Ok((None, None));
+        };
+        let touch = self.care.sync(&self.writer, &name, entry, pods).await?;
+        let (found, look) = self.care.look(&self.writer, &self.world, &self.settings, owner, sidecar).await?;
+        Ok((Some(found), touch.into_iter().chain([look]).min()))
     }
 
     /// Writes every child that differs, and deletes what is no longer built.
@@ -219,7 +245,7 @@ impl Context {
                 );
             }
         }
-        for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_optional()) {
+        for kind in ChildKind::ALL.into_iter().rev().filter(|kind| kind.is_optional()) {
             let is_built = children.iter().any(|child| child.kind == kind);
             let live = self.world.child(kind, owner.namespace, &child_name(owner.name));
             if let Some(live) = live.filter(|_| !is_built) {
@@ -270,6 +296,7 @@ impl Context {
         }
         self.last.lock().remove(name);
         self.unavailable.lock().remove(name);
+        self.care.forget(name);
         self.observer.forget(name);
     }
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluice_config::Config;
 use sluice_config::StreamApiSpec;
-use sluice_config::placement::{Placement, Protocol};
+use sluice_config::placement::Protocol;
 use sluice_config::policy::{Authentication, StreamPolicySpec, TargetRef};
 use sluice_config::server::ServerKind;
 use sluice_crds::USE_LABEL;
@@ -214,7 +214,7 @@ pub fn secrets_of(spec: &StreamApiSpec) -> Vec<(&str, Use<'_>)> {
 
 /// The Secret of the certificate that clients see, if there is one.
 pub fn certificate_of(spec: &StreamApiSpec) -> Option<Use<'_>> {
-    let Placement::Deployment(deployment) = &spec.placement;
+    let deployment = spec.placement.deployment()?;
     let index = deployment.listeners.iter().position(|listener| listener.protocol == Protocol::Https)?;
     let at = format!("spec.placement.deployment.listeners[{index}].tls.secretRef.name");
     Some(Use { at, secret: &deployment.certificate()?.name, purpose: Purpose::ListenerTls })

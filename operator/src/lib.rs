@@ -26,6 +26,7 @@ pub mod objects;
 pub mod observe;
 pub mod read;
 pub mod report;
+pub mod sidecars;
 pub mod validate;
 pub mod world;
 

@@ -74,7 +74,8 @@ struct Webhook {
     #[arg(long = "webhook", env = "SLUICE_WEBHOOK", value_name = "ADDRESS",
           requires_all = ["webhook_configuration", "webhook_secret"])]
     address: Option<SocketAddr>,
-    /// Name of the ValidatingWebhookConfiguration that points here
+    /// Name of the ValidatingWebhookConfiguration that points here, and of the MutatingWebhookConfiguration
+    /// if there is one
     #[arg(
         long = "webhook-configuration",
         env = "SLUICE_WEBHOOK_CONFIGURATION",
@@ -90,6 +91,10 @@ struct Webhook {
         id = "webhook_secret"
     )]
     secret: Option<String>,
+    /// Whether that MutatingWebhookConfiguration is there, so that pods are given sidecars
+    #[arg(long = "webhook-sidecars", env = "SLUICE_WEBHOOK_SIDECARS", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    sidecars: bool,
     /// Names by which the API server reaches the webhook: the certificate is made for them, renewed and trusted.
     /// Without any, somebody else sees to all that (cert-manager)
     #[arg(long = "webhook-names", env = "SLUICE_WEBHOOK_NAMES", value_name = "NAME", value_delimiter = ',')]
@@ -159,6 +164,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             last: Default::default(),
             failures: Default::default(),
             unavailable: Default::default(),
+            care: Default::default(),
         };
         tokio::select! {
             done = reconcile(world, context, &apis, &policies, stop.clone()) => done?,
@@ -198,8 +204,13 @@ async fn admit(
     leadership: &Leadership,
     desk: Desk,
 ) -> anyhow::Result<Option<Keeper>> {
-    let Webhook { address: Some(address), configuration: Some(configuration), secret: Some(secret), names } =
-        &args.webhook
+    let Webhook {
+        address: Some(address),
+        configuration: Some(configuration),
+        secret: Some(secret),
+        names,
+        sidecars,
+    } = &args.webhook
     else {
         return Ok(None);
     };
@@ -216,6 +227,7 @@ async fn admit(
         namespace: args.namespace.clone(),
         secret: secret.clone(),
         configuration: configuration.clone(),
+        sidecars: *sidecars,
         names: names.clone(),
         changed: identity,
     }))
@@ -255,6 +267,7 @@ impl Args {
             statsd: Some(self.dataplane_statsd.clone()).filter(|address| !address.is_empty()),
             network_policies: self.network_policies,
             namespace: self.namespace.clone(),
+            injection: self.webhook.sidecars && self.webhook.address.is_some(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! then otherwise. Whatever is new has its StreamAPI looked at again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,10 @@ use serde::Deserialize;
 use sluice_config::Problem;
 use tokio::sync::Notify;
 
-use crate::children::API_LABEL;
+use crate::children::{API_LABEL, sidecar};
 use crate::world::{Dirty, Name, World};
 
-/// Port that data planes answer on.
+/// Port that data planes answer on in pods of their own.
 const ADMIN_PORT: u16 = 9090;
 /// How long a data plane may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -98,8 +99,9 @@ pub struct ServerView {
 
 /// A pod that is asked.
 struct Asked {
-    api: Name,
-    address: String,
+    /// What it serves.
+    apis: Vec<Name>,
+    address: SocketAddr,
     view: PodView,
     next: Instant,
     pause: Duration,
@@ -119,7 +121,7 @@ impl Observer {
     pub fn pods(&self, api: &Name) -> Vec<PodView> {
         let pods = self.pods.lock();
         let mut views: Vec<_> =
-            pods.values().filter(|pod| pod.api == *api).map(|pod| pod.view.clone()).collect();
+            pods.values().filter(|pod| pod.apis.contains(api)).map(|pod| pod.view.clone()).collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
     }
@@ -130,7 +132,7 @@ impl Observer {
         if before.as_deref() == Some(revision) {
             return;
         }
-        for pod in self.pods.lock().values_mut().filter(|pod| pod.api == *api) {
+        for pod in self.pods.lock().values_mut().filter(|pod| pod.apis.contains(api)) {
             (pod.next, pod.pause) = (Instant::now(), HURRY);
         }
         self.hurry.notify_one();
@@ -165,18 +167,18 @@ impl Observer {
             // A pod that does not answer holds up no other one.
             for (uid, address) in self.take_due(AT_ONCE.saturating_sub(asking.len())) {
                 let client = &client;
-                asking.push(async move { (uid, ask(client, &address).await) }.boxed());
+                asking.push(async move { (uid, ask(client, address).await) }.boxed());
             }
         }
     }
 
     /// At most `count` pods that are due; while they are asked they are not.
-    fn take_due(&self, count: usize) -> Vec<(String, String)> {
+    fn take_due(&self, count: usize) -> Vec<(String, SocketAddr)> {
         let now = Instant::now();
         let mut pods = self.pods.lock();
         let due = pods.iter_mut().filter(|(_, pod)| pod.next <= now).take(count).map(|(uid, pod)| {
             pod.next = now + UNDER_WAY;
-            (uid.clone(), pod.address.clone())
+            (uid.clone(), pod.address)
         });
         due.collect()
     }
@@ -185,61 +187,69 @@ impl Observer {
     fn list(&self, world: &World, dirty: &Dirty) {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
-        for pod in world.pods.state() {
-            let Some((uid, api, address)) = running(&pod) else { continue };
+        for pod in world.pods.state().into_iter().chain(world.sidecars.state()) {
+            let Some((uid, apis, address)) = running(&pod) else { continue };
             let ready = is_ready(&pod);
             let asked = before.remove(&uid).filter(|asked| asked.address == address);
             let mut asked = asked.unwrap_or_else(|| {
                 let report = Err("it has not been asked yet".to_owned());
                 let view = PodView { name: pod.name_any(), ready, report };
-                Asked { api: api.clone(), address, view, next: Instant::now(), pause: HURRY }
+                Asked { apis, address, view, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
                 (asked.next, asked.pause) = (Instant::now(), HURRY);
                 asked.view.ready = ready;
-                dirty.add(api);
+                asked.apis.iter().for_each(|api| dirty.add(api.clone()));
             }
             pods.insert(uid, asked);
         }
-        for gone in before.into_values() {
-            dirty.add(gone.api);
+        for api in before.into_values().flat_map(|gone| gone.apis) {
+            dirty.add(api);
         }
     }
 
     fn note(&self, uid: &str, report: Result<Report, String>, dirty: &Dirty) {
         let mut pods = self.pods.lock();
         let Some(pod) = pods.get_mut(uid) else { return };
-        let key = format!("{}/{}", pod.api.0, pod.api.1);
-        let serves = report.as_ref().ok().and_then(|report| report.apis.get(&key));
-        let expected = self.expected.lock().get(&pod.api).cloned();
-        if expected.is_none() || serves.map(|served| &served.revision) == expected.as_ref() {
+        let expected = self.expected.lock();
+        let serves = |api: &Name| {
+            let key = format!("{}/{}", api.0, api.1);
+            report.as_ref().ok().and_then(|report| Some(&report.apis.get(&key)?.revision))
+        };
+        if pod.apis.iter().all(|api| expected.get(api).is_none_or(|revision| serves(api) == Some(revision))) {
             pod.pause = EVERY;
         }
         pod.next = Instant::now() + pod.pause;
         pod.pause = (pod.pause * 2).min(EVERY);
         if pod.view.report != report {
             pod.view.report = report;
-            dirty.add(pod.api.clone());
+            pod.apis.iter().for_each(|api| dirty.add(api.clone()));
         }
     }
 }
 
-/// Uid, API and address of a pod that runs and is not about to end.
-fn running(pod: &Pod) -> Option<(String, Name, String)> {
+/// Uid, APIs and admin port of a pod that runs and is not about to end.
+fn running(pod: &Pod) -> Option<(String, Vec<Name>, SocketAddr)> {
     let status = pod.status.as_ref()?;
     if pod.metadata.deletion_timestamp.is_some() || status.phase.as_deref() != Some("Running") {
         return None;
     }
-    let api = pod.labels().get(API_LABEL)?.clone();
-    Some((pod.uid()?, (pod.namespace()?, api), status.pod_ip.clone()?))
+    let (names, port) = match pod.labels().get(API_LABEL) {
+        Some(api) if !pod.labels().contains_key(sidecar::INJECTED) => (api, ADMIN_PORT),
+        _ => (pod.annotations().get(sidecar::APIS)?, sidecar::ADMIN_PORT),
+    };
+    let namespace = pod.namespace()?;
+    let apis = names.split(',').map(|api| (namespace.clone(), api.to_owned())).collect();
+    Some((pod.uid()?, apis, SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port)))
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether clients are sent to it.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-async fn ask(client: &reqwest::Client, address: &str) -> Result<Report, String> {
+async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Report, String> {
     #[derive(Deserialize)]
     struct Config {
         apis: Vec<Served>,
@@ -249,8 +259,7 @@ async fn ask(client: &reqwest::Client, address: &str) -> Result<Report, String> 
     struct Ready {
         servers: Vec<ServerView>,
     }
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-    let url = |path: &str| format!("http://{host}:{ADMIN_PORT}{path}");
+    let url = |path: &str| format!("http://{address}{path}");
     let config: Config = fetch(client, &url("/config")).await?;
     let ready: Ready = fetch(client, &url("/readyz")).await?;
     let apis = config.apis.into_iter().map(|api| (format!("{}/{}", api.namespace, api.name), api)).collect();

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_config::channel::path;
-use sluice_config::placement::{Placement, Protocol};
+use sluice_config::placement::{Protocol, SIDECAR_LABEL};
 use sluice_config::policy::Authentication;
 use sluice_config::{Entry, Problem};
 use sluice_crds::resource::{Condition, ConditionStatus, StreamApiStatus};
 
 use crate::apply::ApplyError;
 use crate::build::Note;
-use crate::children::child_name;
+use crate::children::{child_name, sidecar};
 use crate::observe::{PodView, Report};
 
+/// Label of namespaces in which pods may be given sidecars: `enabled`.
+const INJECTION: &str = "sluice.dev/injection";
 /// Longest message: an API server takes 32,768 bytes.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
@@ -62,6 +64,54 @@ pub struct ApiFindings<'a> {
     pub pods: &'a [PodView],
     /// Its children are left as they are.
     pub paused: bool,
+    /// What is known of the pods that are to have it as a sidecar.
+    pub sidecars: Option<&'a Sidecars>,
+}
+
+/// The pods that an API's sidecar selects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sidecars {
+    /// This operator adds no sidecars.
+    pub is_off: bool,
+    /// Run without the API.
+    pub missing: Vec<String>,
+    /// Run with another sidecar than new pods get.
+    pub outdated: Vec<String>,
+    /// Why they are not replaced although that is asked for.
+    pub stuck: Option<String>,
+}
+
+impl Sidecars {
+    /// What has to be told of them, and by which reason.
+    fn complaint(&self) -> Option<(&'static str, String)> {
+        if self.missing.is_empty() {
+            return None;
+        }
+        let how = self.stuck.as_deref().unwrap_or(
+            "they were created before the API selected them or while nobody added sidecars; restart them \
+             (`kubectl rollout restart …`), or set `update: Rollout`",
+        );
+        Some(("NotInjected", format!("pods run without the sidecar: {}; {how}", some(&self.missing))))
+    }
+
+    /// What is no fault and worth knowing.
+    fn note(&self) -> Option<String> {
+        let stuck = self.stuck.as_ref().map(|stuck| format!(" ({stuck})")).unwrap_or_default();
+        (!self.outdated.is_empty()).then(|| {
+            format!(
+                "; until they are restarted, the sidecar of {} is an earlier one{stuck}",
+                some(&self.outdated)
+            )
+        })
+    }
+}
+
+/// The first names of a list, and how many more there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
 /// The conditions of a StreamAPI. `Available` is what it is right now; damping is the caller's.
@@ -147,6 +197,14 @@ fn programmed(findings: &ApiFindings<'_>) -> Verdict {
     if let Some(error) = findings.failed {
         return verdict(ConditionStatus::False, "ApplyFailed", error.to_string());
     }
+    if findings.sidecars.is_some_and(|sidecars| sidecars.is_off) {
+        let message = "this operator adds no sidecars; install its chart with `scope: Cluster` and `sidecars.enabled`, or \
+                       set `placement.deployment`";
+        return verdict(ConditionStatus::False, "InjectionOff", message.into());
+    }
+    if let Some((reason, message)) = findings.sidecars.and_then(Sidecars::complaint) {
+        return verdict(ConditionStatus::False, reason, message);
+    }
     let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
     if ready.is_empty() {
         return verdict(ConditionStatus::False, "NoPods", no_pods(findings));
@@ -163,7 +221,9 @@ fn programmed(findings: &ApiFindings<'_>) -> Verdict {
         }
     }
     let Some((pod, report)) = behind.first() else {
-        return verdict(ConditionStatus::True, "Programmed", "every ready pod serves this revision".into());
+        let note = findings.sidecars.and_then(Sidecars::note).unwrap_or_default();
+        let message = format!("every ready pod serves this revision{note}");
+        return verdict(ConditionStatus::True, "Programmed", message);
     };
     let refused = report.refused.iter().find(|refused| refused.revision == entry.revision);
     match refused {
@@ -181,6 +241,10 @@ fn no_pods(findings: &ApiFindings<'_>) -> String {
     let child = child_name(name);
     match findings.pods.first() {
         Some(pod) => format!("no pod is ready; see `kubectl describe pod {}`", pod.name),
+        None if findings.sidecars.is_some() => format!(
+            "no pod has the sidecar; give the pods of a workload the labels of `placement.sidecar.selector` (default: \
+             {SIDECAR_LABEL}: {name}), in a namespace with the label {INJECTION}: enabled"
+        ),
         None => format!("no pod runs; see `kubectl describe deployment {child}`"),
     }
 }
@@ -302,10 +366,14 @@ pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>) -> Value {
     json!({"conditions": conditions, "urls": urls, "revision": entry.map(|entry| &entry.revision)})
 }
 
-/// Where clients inside the cluster reach the channels.
+/// Where clients reach the channels: inside the cluster, or inside the pods.
 fn urls(entry: &Entry) -> Vec<String> {
     let api = &entry.api;
-    let Placement::Deployment(deployment) = &api.spec.placement;
+    let at = |base: String| {
+        let channels = api.spec.channels.iter();
+        channels.map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
+    };
+    let Some(deployment) = api.spec.placement.deployment() else { return at(sidecar::url()) };
     // With TLS where there is a choice.
     let listener = deployment.listener(Protocol::Https).or_else(|| deployment.listener(Protocol::Http));
     let Some(listener) = listener else { return Vec::new() };
@@ -315,8 +383,7 @@ fn urls(entry: &Entry) -> Vec<String> {
     };
     let port = Some(listener.service_port()).filter(|port| *port != usual);
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    let base = format!("{scheme}://{}.{}.svc{port}", child_name(&api.name), api.namespace);
-    api.spec.channels.iter().map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
+    at(format!("{scheme}://{}.{}.svc{port}", child_name(&api.name), api.namespace))
 }
 
 /// Whether `status` says something else than the object does.

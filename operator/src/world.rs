@@ -24,6 +24,7 @@ use sluice_crds::{GROUP, USE_LABEL, VERSION};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::children::sidecar::{self, Guest};
 use crate::children::{ChildKind, MANAGED_BY, resource};
 use crate::objects::{Kind, Objects, Unread};
 use crate::read::{self, Object};
@@ -61,6 +62,8 @@ pub struct World {
     pub secrets: Store<Secret>,
     /// Pods of data planes.
     pub pods: Store<Pod>,
+    /// Pods of others that have one as a sidecar.
+    pub sidecars: Store<Pod>,
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
     touched: Arc<Touched>,
     /// Pods came, went or changed.
@@ -203,6 +206,8 @@ impl World {
         let policies = watches.dynamic(&policy_resource(), policy_writer, all, |_| {}, Touched::policy);
         let secrets = watches.typed(usable, |_| {}, Touched::secret);
         let pods = watches.typed(managed.clone(), strip, Touched::pod);
+        let injected = watcher::Config::default().labels(&format!("{}=true", sidecar::INJECTED));
+        let sidecars = watches.typed(injected, strip, Touched::pod);
         let kinds =
             ChildKind::ALL.into_iter().filter(|kind| network_policies || *kind != ChildKind::NetworkPolicy);
         let children = kinds.map(|kind| {
@@ -219,7 +224,7 @@ impl World {
             )
         });
         let children = children.collect();
-        let world = Self { children, apis, policies, secrets, pods, touched, pods_changed };
+        let world = Self { children, apis, policies, secrets, pods, sidecars, touched, pods_changed };
         world.listed().await;
         (Arc::new(world), watches.tasks)
     }
@@ -235,6 +240,7 @@ impl World {
         self.policies.wait_until_ready().await.expect(complete);
         self.secrets.wait_until_ready().await.expect(complete);
         self.pods.wait_until_ready().await.expect(complete);
+        self.sidecars.wait_until_ready().await.expect(complete);
         for store in self.children.values() {
             store.wait_until_ready().await.expect(complete);
         }
@@ -244,6 +250,20 @@ impl World {
     pub fn child(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
         let reference = ObjectRef::new_with(name, kind.resource()).within(namespace);
         self.children.get(&kind)?.get(&reference).map(|child| Arc::new(unpacked(&child)))
+    }
+
+    /// The APIs of `namespace` that are served in sidecars, the oldest first.
+    pub fn guests(&self, namespace: &str) -> Vec<Guest> {
+        let mut apis = within(&self.apis, namespace);
+        apis.retain(|api| api.metadata.deletion_timestamp.is_none());
+        apis.sort_by_key(|api| (api.creation_timestamp(), api.name_any()));
+        let guest = |api: Arc<DynamicObject>| {
+            // What cannot be read selects nothing; its conditions say so.
+            let sidecar =
+                serde_json::from_value(api.data.pointer("/spec/placement/sidecar")?.clone()).ok()?;
+            Some(Guest { api: api.name_any(), sidecar })
+        };
+        apis.into_iter().filter_map(guest).collect()
     }
 
     /// What matters to the API `name`: itself, and the policies and Secrets that it is served with.

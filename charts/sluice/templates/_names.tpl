@@ -42,6 +42,11 @@ app.kubernetes.io/managed-by: sluice-operator
 {{- if and .Values.webhook.enabled (eq .Values.scope "Cluster") -}}true{{- end -}}
 {{- end -}}
 
+{{/* "true" where pods are given sidecars. */}}
+{{- define "sluice.sidecars.enabled" -}}
+{{- if and (include "sluice.webhook.enabled" .) .Values.sidecars.enabled -}}true{{- end -}}
+{{- end -}}
+
 {{/* The webhook's configuration belongs to no namespace, so its name has the release's. */}}
 {{- define "sluice.webhook.configuration" -}}
 {{ include "sluice.name" . }}.{{ .Release.Namespace }}

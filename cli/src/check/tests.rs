@@ -99,8 +99,8 @@ fn each_problem_is_told_with_line_path_and_what_to_write() {
         ),
         (
             "field of the future",
-            format!("{API}  placement: {{sidecar: {{}}}}\n"),
-            "15: spec.placement.sidecar: `sidecar` is not implemented by this build; remove it",
+            format!("{API}  placement: {{gateway: {{}}}}\n"),
+            "15: spec.placement.gateway: `gateway` is not implemented by this build; remove it",
         ),
         (
             "transport of the future",

@@ -67,8 +67,8 @@ fn every_problem_of_an_api_says_where_and_what_to_write() {
         ("/spec/xyz", json!(1), "spec.xyz: `xyz` is not a field; remove it or write one of"),
         (
             "/spec/placement",
-            json!({"sidecar": {}}),
-            "spec.placement.sidecar: `sidecar` is not implemented by this build",
+            json!({"gateway": {}}),
+            "spec.placement.gateway: `gateway` is not implemented by this build",
         ),
         ("/spec/bridges", json!([]), "spec.bridges: `bridges` is not implemented by this build; remove it"),
         ("/spec/servers", json!([]), "spec.servers: is empty; write at least one"),

@@ -1,5 +1,8 @@
 //! Where the data plane of an API runs in a cluster, and what its pods may be given.
 //!
+//! A sidecar is the same data plane in pods of somebody else: it takes nothing from a pod template,
+//! and gives the pods nothing but itself.
+//!
 //! The pod template is a typed subset on purpose: whoever may write a StreamAPI need not be one
 //! who may run any pod, so containers, volumes, service accounts and security contexts cannot be
 //! expressed.
@@ -12,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::server::SecretRef;
 
 mod check;
+mod sidecar;
 
 pub use check::{check, is_label_value};
+pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, Update};
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
 /// own process and ignores this.
@@ -22,6 +27,26 @@ pub use check::{check, is_label_value};
 pub enum Placement {
     /// A Deployment of the API's own.
     Deployment(Deployment),
+    /// Inside the pods of other workloads, as a native sidecar container.
+    Sidecar(Sidecar),
+}
+
+impl Placement {
+    /// The Deployment of the API's own, if it has one.
+    pub const fn deployment(&self) -> Option<&Deployment> {
+        match self {
+            Self::Deployment(deployment) => Some(deployment),
+            Self::Sidecar(_) => None,
+        }
+    }
+
+    /// The sidecar, if it is served by one.
+    pub const fn sidecar(&self) -> Option<&Sidecar> {
+        match self {
+            Self::Sidecar(sidecar) => Some(sidecar),
+            Self::Deployment(_) => None,
+        }
+    }
 }
 
 impl Default for Placement {

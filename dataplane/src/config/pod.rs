@@ -1,4 +1,5 @@
 //! A pod's config: the operator writes one ConfigMap and one Secret, and both reach the pod twice.
+//! (A sidecar has a pair for each of its APIs, and only as mounts, for it has no API access.)
 //!
 //! They are mounted, so that a container can start without an API server, and watched by name, so
 //! that a change is served in milliseconds (the kubelet takes a minute or more). What was applied
@@ -23,15 +24,31 @@ use gather::{Gatherer, Origin};
 /// Where a pod's config comes from.
 #[derive(Clone, Debug)]
 pub struct PodSource {
-    /// Directory of the mounted ConfigMap.
+    /// The mounted pairs; together they are served.
+    pub mounts: Vec<Mount>,
+    /// The watch of the first pair; `None`: only the mounts are followed, as in a sidecar.
+    pub watch: Option<Watch>,
+}
+
+/// A mounted ConfigMap and the Secret that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Directory of the ConfigMap.
     pub config: PathBuf,
-    /// Directory of the mounted Secret.
+    /// Directory of the Secret.
     pub material: PathBuf,
-    /// Directory that outlives the container; what was applied last is kept there.
+}
+
+/// What brings changes sooner than a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Namespace of the ConfigMap and the Secret.
+    pub namespace: String,
+    /// Their name.
+    pub name: String,
+    /// Directory that outlives the container; what was applied last is kept there, for the mounts may be
+    /// older.
     pub state: PathBuf,
-    /// Namespace and name of the ConfigMap and the Secret to watch; `None`: only the mounts are
-    /// followed, as in a sidecar.
-    pub watch: Option<(String, String)>,
 }
 
 /// Why a pod's config cannot be followed.
@@ -73,37 +90,42 @@ impl PodSource {
     /// something was delivered.
     pub async fn follow(self) -> Result<watch::Receiver<Arc<Loaded>>, PodError> {
         let (deliver, mut delivered) = mpsc::channel(DELIVERIES);
-        let mut gatherer = Gatherer::default();
-        if let Some((config, values, keys)) = saved::read(&self.state) {
-            gatherer.restore(config, values, keys);
+        let mut parts: Vec<_> = self.mounts.iter().map(|_| Gatherer::of_mounts()).collect();
+        if let Some(watch) = &self.watch {
+            parts[0] = Gatherer::default();
+            if let Some((config, values, keys)) = saved::read(&watch.state) {
+                parts[0].restore(config, values, keys);
+            }
         }
-        let mounts = mounts::Mounts::start(&self.config, &self.material, deliver.clone())?;
-        for delivery in mounts.read() {
-            take(&mut gatherer, delivery);
+        let mounts = mounts::Mounts::start(&self.mounts, deliver.clone())?;
+        for (place, delivery) in mounts.read() {
+            take(&mut parts[place], delivery);
         }
-        if let Some((namespace, name)) = &self.watch {
-            watched::start(namespace, name, deliver).await?;
+        if let Some(watch) = &self.watch {
+            watched::start(&watch.namespace, &watch.name, deliver).await?;
         }
-        let (send, receive) = watch::channel(Arc::new(gatherer.loaded()));
+        let (send, receive) = watch::channel(Arc::new(loaded(&parts)));
         tokio::spawn(async move {
             // The watcher of the mounts ends with this task.
             let _mounts = mounts;
-            while let Some(delivery) = delivered.recv().await {
-                let mut changed = take(&mut gatherer, delivery);
-                while let Ok(Some(delivery)) = tokio::time::timeout(TOGETHER, delivered.recv()).await {
-                    changed |= take(&mut gatherer, delivery);
+            while let Some((place, delivery)) = delivered.recv().await {
+                let mut changed = take(&mut parts[place], delivery);
+                while let Ok(Some((place, delivery))) = tokio::time::timeout(TOGETHER, delivered.recv()).await
+                {
+                    changed |= take(&mut parts[place], delivery);
                 }
                 if !changed {
                     continue;
                 }
-                let loaded = Arc::new(gatherer.loaded());
+                let loaded = Arc::new(loaded(&parts));
                 if send.send(loaded.clone()).is_err() {
                     return;
                 }
-                if let Err(error) = saved::write(&self.state, &loaded) {
+                let Some(Watch { state, .. }) = &self.watch else { continue };
+                if let Err(error) = saved::write(state, &loaded) {
                     tracing::warn!(
                         %error,
-                        directory = %self.state.display(),
+                        directory = %state.display(),
                         "the config could not be kept; a restarted container begins with the mounted one"
                     );
                 }
@@ -113,8 +135,16 @@ impl PodSource {
     }
 }
 
+/// What is to be served of all parts.
+fn loaded(parts: &[Gatherer]) -> Loaded {
+    let mut loaded = Loaded::default();
+    parts.iter().for_each(|part| part.add_to(&mut loaded));
+    loaded
+}
+
 fn take(gatherer: &mut Gatherer, delivery: Delivery) -> bool {
     match delivery {
+        Delivery::Config(Origin::Mount, data) if data.is_empty() => gatherer.gone(),
         Delivery::Config(origin, data) => match gather::parse(&data) {
             Ok(config) => gatherer.config(origin, config),
             Err(reason) => {

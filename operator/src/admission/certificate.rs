@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::api::{DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -24,7 +23,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::apply::FIELD_MANAGER;
-use crate::children::MANAGED_BY;
+use crate::children::{MANAGED_BY, resource};
 use crate::lease::Leadership;
 
 /// How long a certificate is good for, and how long before its end it is renewed.
@@ -38,6 +37,11 @@ const EVERY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What names the webhook to the API server: for what is applied, and for pods.
+const CONFIGURATIONS: [(&str, &str); 2] = [
+    ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+    ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+];
 /// Annotation of the Secret: when the certificate ends.
 const NOT_AFTER: &str = "sluice.dev/not-after";
 /// Annotation of the Secret: the names that it is for.
@@ -105,8 +109,10 @@ pub struct Keeper {
     pub namespace: String,
     /// Name of the Secret.
     pub secret: String,
-    /// Name of the webhook's configuration.
+    /// Name of the webhook's configurations.
     pub configuration: String,
+    /// Whether there is one for pods, too.
+    pub sidecars: bool,
     /// Names under which the API server reaches the webhook.
     pub names: Vec<String>,
     /// Tells that the Secret changed.
@@ -191,20 +197,23 @@ impl Keeper {
 
     /// Has the API server trust `authorities`, if it does not yet.
     async fn trust(&self, authorities: &str) -> Result<(), KeepError> {
-        let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
-        let configuration = api.get(&self.configuration).await?;
-        let bundle = ByteString(authorities.as_bytes().to_vec());
-        let webhooks = configuration.webhooks.unwrap_or_default();
-        let late =
-            webhooks.iter().filter(|webhook| webhook.client_config.ca_bundle.as_ref() != Some(&bundle));
-        let late: Vec<_> =
-            late.map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}})).collect();
-        if late.is_empty() {
-            return Ok(());
+        let bundle = json!(ByteString(authorities.as_bytes().to_vec()));
+        for (kind, plural) in CONFIGURATIONS.into_iter().take(1 + usize::from(self.sidecars)) {
+            let kind = resource("admissionregistration.k8s.io", "v1", kind, plural);
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind);
+            let configuration = api.get(&self.configuration).await?;
+            let webhooks = configuration.data["webhooks"].as_array().into_iter().flatten();
+            let late = webhooks.filter(|webhook| webhook["clientConfig"]["caBundle"] != bundle);
+            let late: Vec<_> = late
+                .map(|webhook| json!({"name": webhook["name"], "clientConfig": {"caBundle": bundle}}))
+                .collect();
+            if late.is_empty() {
+                continue;
+            }
+            self.lead()?;
+            let patch = Patch::Strategic(json!({"webhooks": late}));
+            api.patch(&self.configuration, &parameters(), &patch).await?;
         }
-        self.lead()?;
-        let patch = Patch::Strategic(json!({"webhooks": late}));
-        api.patch(&self.configuration, &parameters(), &patch).await?;
         Ok(())
     }
 

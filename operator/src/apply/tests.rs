@@ -22,7 +22,7 @@ fn server() -> (Client, Arc<AtomicUsize>) {
 }
 
 /// Tries every kind of write; what became of each.
-async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 6] {
+async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 8] {
     let owner = Owner { namespace: "default", name: "shop", uid: Some("u") };
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-sluice"}, "data": {"a": "b"}});
     let child = Child { kind: ChildKind::ConfigMap, name: "shop-sluice".into(), body: body.clone() };
@@ -36,6 +36,7 @@ async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 6] {
     let changed = live(json!({"a": "c"}));
     let added = live(json!({"a": "b", "more": "d"}));
     let api = writer.api(&owner, ChildKind::ConfigMap);
+    let till = kube::api::ObjectMeta { name: Some("till-0".into()), ..Default::default() };
     [
         writer.apply(&owner, &child, None).await.map(drop),
         writer.apply(&owner, &child, Some(&changed)).await.map(drop),
@@ -43,6 +44,8 @@ async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 6] {
         writer.create(&owner, &child).await.map(drop),
         writer.prune(&owner, ChildKind::ConfigMap, &added).await,
         writer.status(&api, "shop", &json!({})).await,
+        writer.annotate("default", "till-0", "a", "b").await,
+        writer.evict("default", &Pod { metadata: till, ..Pod::default() }).await.map(drop),
     ]
 }
 
@@ -62,5 +65,5 @@ async fn the_leader_writes() {
     for result in every_write(&Writer::new(client, renewed(Duration::ZERO))).await {
         assert!(result.is_ok(), "{result:?}");
     }
-    assert_eq!(writes.load(Ordering::SeqCst), 6);
+    assert_eq!(writes.load(Ordering::SeqCst), 8);
 }

@@ -19,7 +19,16 @@ fn settings() -> Settings {
         statsd: Some("collector:8125".into()),
         network_policies: true,
         namespace: "sluice-system".into(),
+        injection: true,
     }
+}
+
+#[test]
+fn what_is_served_in_a_sidecar_is_what_it_mounts() {
+    let children = build(|api| api["spec"]["placement"] = json!({"sidecar": {}}));
+    let kinds: Vec<_> = children.iter().map(|child| child.kind).collect();
+    assert_eq!(kinds, [ChildKind::Secret, ChildKind::ConfigMap]);
+    assert!(kinds.iter().all(|kind| !kind.is_optional()), "they stay when the API moves");
 }
 
 fn build(change: impl FnOnce(&mut Value)) -> Vec<Child> {

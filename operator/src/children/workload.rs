@@ -8,7 +8,7 @@ use super::{Owner, Settings, child_name, labels, selector};
 /// Where the container answers the operator, probes and scrapers.
 const ADMIN: u16 = 9090;
 /// Who runs it: nobody in particular, as in the image.
-const USER: u32 = 65532;
+pub const USER: u32 = 65532;
 /// Until a pod that is told to stop is killed: the drain's delay (5 s) and grace (25 s), the last
 /// publishes and exports (8 s), and some air.
 const TERMINATION_SECONDS: u32 = 45;
@@ -157,12 +157,6 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
         .chain([("admin", ADMIN)])
         .map(|(name, port)| json!({"name": name, "containerPort": port, "hostPort": 0, "protocol": "TCP"}));
     let ports: Vec<_> = ports.collect();
-    let probe = |path: &str, every: u32, failures: u32| {
-        json!({
-            "httpGet": {"path": path, "port": "admin"},
-            "periodSeconds": every, "timeoutSeconds": 2, "failureThreshold": failures,
-        })
-    };
     json!({
         "name": "sluice",
         "image": settings.image,
@@ -172,18 +166,31 @@ fn container(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) ->
         "envFrom": [],
         "env": environment(settings),
         "ports": ports,
-        "readinessProbe": probe("/readyz", 2, 2),
-        "livenessProbe": probe("/healthz", 10, 3),
+        "readinessProbe": probe("admin", "/readyz", 2, 2),
+        "livenessProbe": probe("admin", "/healthz", 10, 3),
         "resources": deployment.resources,
-        "securityContext": {
-            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "privileged": false,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/sluice/config", "readOnly": true},
             {"name": "material", "mountPath": "/etc/sluice/material", "readOnly": true},
             {"name": "state", "mountPath": "/var/lib/sluice"},
         ],
+    })
+}
+
+/// Asks the container's port `port` every so many seconds.
+pub fn probe(port: &str, path: &str, every: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": every, "timeoutSeconds": 2, "failureThreshold": failures,
+    })
+}
+
+/// What a container may do: nothing.
+pub fn container_security() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "privileged": false,
+        "capabilities": {"drop": ["ALL"]},
     })
 }
 
@@ -209,7 +216,7 @@ fn arguments(owner: &Owner<'_>, deployment: &Deployment) -> Value {
 }
 
 /// Who the pod is, for the resource attributes of metrics and traces.
-fn environment(settings: &Settings) -> Value {
+pub fn environment(settings: &Settings) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let attributes =

@@ -48,7 +48,8 @@ fn verdicts(
     failed: Option<&ApplyError>,
     pods: &[PodView],
 ) -> BTreeMap<&'static str, (ConditionStatus, &'static str)> {
-    let findings = ApiFindings { key: "a/shop", problems, entry, failed, pods, paused: false };
+    let findings =
+        ApiFindings { key: "a/shop", problems, entry, failed, pods, paused: false, sidecars: None };
     let verdicts = api_verdicts(&findings);
     assert!(verdicts.iter().all(|verdict| !verdict.message.is_empty()));
     verdicts.into_iter().map(|verdict| (verdict.kind, (verdict.status, verdict.reason))).collect()
@@ -119,8 +120,15 @@ fn a_closed_channel_is_told_with_the_policy_to_look_at() {
     let policy = entry.policies.get_mut("orders").expect("a channel");
     policy.closed = Some("StreamPolicy `keys` is not in force".into());
     let entry = Some(&entry);
-    let findings =
-        ApiFindings { key: "a/shop", problems: &[], entry, failed: None, pods: &[], paused: false };
+    let findings = ApiFindings {
+        key: "a/shop",
+        problems: &[],
+        entry,
+        failed: None,
+        pods: &[],
+        paused: false,
+        sidecars: None,
+    };
     let resolved = api_verdicts(&findings).remove(1);
     assert_eq!((resolved.status, resolved.reason), (False, "PolicyNotInForce"));
     assert!(resolved.message.contains("orders: StreamPolicy `keys`"), "{}", resolved.message);
@@ -203,4 +211,39 @@ fn urls_are_those_of_the_service() {
     let status = api_status(Vec::new(), Some(&entry));
     assert_eq!(status["urls"], json!(["http://shop-sluice.a.svc/shop/orders"]));
     assert_eq!(status["revision"], json!(entry.revision));
+}
+
+#[test]
+fn pods_without_their_sidecar_are_named_with_what_helps() {
+    let mut entry = entry();
+    Arc::make_mut(&mut entry.api.spec).placement =
+        serde_json::from_value(json!({"sidecar": {}})).expect("a placement");
+    let pods = [pod("till-1", true, Ok(serving(&entry)))];
+    let told = |sidecars: &Sidecars, pods: &[PodView]| {
+        let (entry, sidecars) = (Some(&entry), Some(sidecars));
+        let findings =
+            ApiFindings { key: "a/shop", problems: &[], entry, failed: None, pods, paused: false, sidecars };
+        let programmed = api_verdicts(&findings).remove(2);
+        (programmed.status, programmed.reason, programmed.message)
+    };
+    let good = told(&Sidecars::default(), &pods);
+    assert_eq!((good.0, good.1), (True, "Programmed"));
+    let outdated = told(&Sidecars { outdated: vec!["till-1".into()], ..Sidecars::default() }, &pods);
+    assert_eq!(outdated.0, True, "it serves this revision");
+    assert!(outdated.2.contains("till-1"), "{}", outdated.2);
+    let names = (1..=7).map(|n| format!("till-{n}")).collect();
+    let missing = told(&Sidecars { missing: names, ..Sidecars::default() }, &pods);
+    assert_eq!((missing.0, missing.1), (False, "NotInjected"));
+    assert!(missing.2.contains("till-5 and 2 more"), "{}", missing.2);
+    assert!(missing.2.contains("kubectl rollout restart"), "{}", missing.2);
+    let off = told(&Sidecars { is_off: true, ..Sidecars::default() }, &pods);
+    assert_eq!((off.0, off.1), (False, "InjectionOff"));
+    let none = told(&Sidecars::default(), &[]);
+    assert_eq!((none.0, none.1), (False, "NoPods"));
+    assert!(
+        none.2.contains("sluice.dev/sidecar: shop") && none.2.contains("sluice.dev/injection"),
+        "{}",
+        none.2
+    );
+    assert_eq!(api_status(Vec::new(), Some(&entry))["urls"], json!(["http://127.0.0.1:15080/shop/orders"]));
 }

@@ -27,7 +27,7 @@ pub struct Desk {
 
 impl Desk {
     /// On a control plane of these tests' own, for the configuration belongs to no namespace.
-    async fn new(prefix: &str) -> Self {
+    pub async fn new(prefix: &str) -> Self {
         static PLANE: OnceLock<ControlPlane> = OnceLock::new();
         let plane = PLANE.get_or_init(ControlPlane::start);
         let desk = Self::of(
@@ -38,9 +38,19 @@ impl Desk {
         let group = "rbac.authorization.k8s.io";
         let more = json!({"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": namespace}, "rules": [{
-                "apiGroups": ["admissionregistration.k8s.io"], "resources": ["validatingwebhookconfigurations"],
+                "apiGroups": ["admissionregistration.k8s.io"],
+                "resources": ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"],
                 "resourceNames": [desk.configuration], "verbs": ["get", "patch"],
             }]},
+            {"apiVersion": format!("{group}/v1"), "kind": "Role",
+             "metadata": {"name": "sidecars", "namespace": namespace}, "rules": [
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]},
+                {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+            ]},
+            {"apiVersion": format!("{group}/v1"), "kind": "RoleBinding",
+             "metadata": {"name": "sidecars", "namespace": namespace},
+             "roleRef": {"apiGroup": group, "kind": "Role", "name": "sidecars"},
+             "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]},
             {"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": namespace},
              "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": namespace},
              "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]},
@@ -54,20 +64,26 @@ impl Desk {
         let (plane, port) = (bed.plane, process::port());
         let made = bed.chart(&["webhook"], &[]);
         let made = plane.run("kubectl", &["create", "--dry-run=client", "-o", "json", "-f", "-"], &made);
-        let mut stream = serde_json::Deserializer::from_str(&made).into_iter::<Value>();
-        let mut configuration = stream
-            .find_map(|document| {
-                let document = document.expect("JSON");
-                (document["kind"] == "ValidatingWebhookConfiguration").then_some(document)
-            })
-            .expect("the chart makes one");
-        let webhook = &mut configuration["webhooks"][0];
-        assert_eq!(webhook["failurePolicy"], "Ignore");
-        webhook["clientConfig"] = json!({"url": format!("https://127.0.0.1:{port}/validate")});
-        webhook["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": bed.namespace}});
-        let name = configuration["metadata"]["name"].as_str().expect("a name").to_owned();
-        plane.run("kubectl", &["create", "-f", "-"], &configuration.to_string());
-        Self { bed, port, configuration: name }
+        let mut configuration = None;
+        for document in serde_json::Deserializer::from_str(&made).into_iter::<Value>() {
+            let mut document = document.expect("JSON");
+            if document["kind"] == "Service" {
+                continue;
+            }
+            if document["kind"].as_str().is_some_and(|kind| kind.ends_with("WebhookConfiguration")) {
+                configuration = document["metadata"]["name"].as_str().map(str::to_owned);
+                let webhook = &mut document["webhooks"][0];
+                assert_eq!(webhook["failurePolicy"], "Ignore");
+                let path = webhook["clientConfig"]["service"]["path"].as_str().expect("a path").to_owned();
+                webhook["clientConfig"] = json!({"url": format!("https://127.0.0.1:{port}{path}")});
+                // The operator's own namespace, which these tests use, is left out in a cluster.
+                let selector = &mut webhook["namespaceSelector"];
+                selector["matchExpressions"] = json!([]);
+                selector["matchLabels"]["kubernetes.io/metadata.name"] = json!(bed.namespace);
+            }
+            plane.run("kubectl", &["create", "-f", "-"], &document.to_string());
+        }
+        Self { bed, port, configuration: configuration.expect("the chart makes one") }
     }
 
     /// How the operator `pod` is started, to answer at `port`.
@@ -81,7 +97,7 @@ impl Desk {
     fn arguments(&self, port: u16) -> Vec<String> {
         let address = format!("127.0.0.1:{port}");
         let mut arguments = vec!["--webhook", &address, "--webhook-configuration", &self.configuration];
-        arguments.extend(["--webhook-secret", SECRET, "--webhook-names", "127.0.0.1"]);
+        arguments.extend(["--webhook-secret", SECRET, "--webhook-names", "127.0.0.1", "--webhook-sidecars"]);
         arguments.into_iter().map(str::to_owned).collect()
     }
 
@@ -91,7 +107,7 @@ impl Desk {
     }
 
     /// Starts the operator and waits until the API server asks it.
-    async fn operator(&self) -> Operator {
+    pub async fn operator(&self) -> Operator {
         let operator = Operator::launch(&self.bed, self.setup("operator-0", self.port)).await;
         self.is_asked().await;
         operator

@@ -18,5 +18,6 @@ mod policies;
 mod rbac;
 mod rest;
 mod schema;
+mod sidecar;
 mod unread;
 mod wrong;

@@ -23,10 +23,21 @@ pub struct Pod {
     pub name: String,
     api: String,
     address: String,
+    ports: Ports,
     home: PathBuf,
     process: Option<Process>,
     expected: Vec<String>,
 }
+
+/// Where a data plane listens: for clients, and for the operator.
+#[derive(Clone, Copy)]
+struct Ports {
+    clients: u16,
+    admin: u16,
+}
+
+const OWN: Ports = Ports { clients: 8080, admin: 9090 };
+const SIDECAR: Ports = Ports { clients: 15080, admin: 15090 };
 
 impl Pod {
     /// Runs the pod that the Deployment of `api` asks for, and waits until it is ready.
@@ -41,15 +52,31 @@ impl Pod {
             ours.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned())
         })
         .await;
+        let mut pod = Self::new(name, api, OWN);
+        bed.kubeconfig(&format!("{api}-sluice"), None, &pod.home.join("kubeconfig")).await;
+        pod.start(bed).await;
+        pod
+    }
+
+    /// Runs the sidecar of `api` in the pod `name`, and waits until it is ready.
+    pub async fn sidecar(bed: &Bed, name: &str, api: &str) -> Self {
+        let mut pod = Self::new(name.to_owned(), api, SIDECAR);
+        pod.start(bed).await;
+        pod
+    }
+
+    fn new(name: String, api: &str, ports: Ports) -> Self {
         let home = process::directory("pod");
-        bed.kubeconfig(&format!("{api}-sluice"), None, &home.join("kubeconfig")).await;
-        let mut pod =
-            Self { name, api: api.into(), address: address(), home, process: None, expected: Vec::new() };
+        let address = address(ports);
+        Self { name, api: api.into(), address, ports, home, process: None, expected: Vec::new() }
+    }
+
+    async fn start(&mut self, bed: &Bed) {
+        let pod = self;
         pod.mount(bed).await;
         pod.launch(bed);
         pod.ready().await;
         pod.report(bed).await;
-        pod
     }
 
     /// What a kubelet mounts, as it is now.
@@ -76,15 +103,19 @@ impl Pod {
     pub fn launch(&mut self, bed: &Bed) {
         let mut command = Command::new(parts::sluice());
         command.arg("serve");
-        for directory in ["config", "material", "state"] {
+        for directory in ["config", "material"] {
             command.arg(format!("--{directory}")).arg(self.home.join(directory));
         }
-        std::fs::create_dir_all(self.home.join("state")).expect("a directory can be made");
-        command.args(["--watch", &format!("{}/{}-sluice", bed.namespace, self.api)]);
-        command.args(["--listen", &format!("{}:8080", self.address)]);
-        command.args(["--admin", &format!("{}:9090", self.address)]);
+        if self.ports.admin == OWN.admin {
+            std::fs::create_dir_all(self.home.join("state")).expect("a directory can be made");
+            command.arg("--state").arg(self.home.join("state"));
+            command.args(["--watch", &format!("{}/{}-sluice", bed.namespace, self.api)]);
+            command.env("KUBECONFIG", self.home.join("kubeconfig"));
+        }
+        command.args(["--listen", &format!("{}:{}", self.address, self.ports.clients)]);
+        command.args(["--admin", &format!("{}:{}", self.address, self.ports.admin)]);
         command.args(["--drain-delay", "0ms", "--drain-grace", "0ms"]);
-        command.env("KUBECONFIG", self.home.join("kubeconfig")).env_remove("SLUICE_LOG");
+        command.env_remove("SLUICE_LOG");
         self.process = Some(Process::spawn("sluice serve", command, &self.home.join("sluice.log")));
     }
 
@@ -117,12 +148,12 @@ impl Pod {
 
     /// A URL of the public listener.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}:8080{path}", self.address)
+        format!("http://{}:{}{path}", self.address, self.ports.clients)
     }
 
     /// A URL of the admin port.
     pub fn admin(&self, path: &str) -> String {
-        format!("http://{}:9090{path}", self.address)
+        format!("http://{}:{}{path}", self.address, self.ports.admin)
     }
 
     /// The one API in `/config`.
@@ -174,10 +205,11 @@ pub fn decode(text: &str) -> Vec<u8> {
 }
 
 /// A loopback address whose ports of a data plane are free.
-fn address() -> String {
+fn address(ports: Ports) -> String {
     for _ in 0..1000 {
         let address = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
-        if [8080, 9090].iter().all(|port| TcpListener::bind((address.as_str(), *port)).is_ok()) {
+        let is_free = |port| TcpListener::bind((address.as_str(), port)).is_ok();
+        if is_free(ports.clients) && is_free(ports.admin) {
             return address;
         }
     }

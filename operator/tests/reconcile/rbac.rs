@@ -10,6 +10,8 @@ use sluice_tests::{ControlPlane, eventually};
 use crate::admission::Desk;
 use crate::bed::{ACCOUNT, Bed, policy, secret, shop};
 use crate::operator::Operator;
+use crate::pod::Pod;
+use crate::sidecar;
 
 /// Verb, group and resource.
 type Right = (String, String, String);
@@ -39,7 +41,7 @@ fn granted(plane: &ControlPlane, bed: &Bed, cluster: bool) -> BTreeSet<Right> {
 }
 
 /// Everything that can happen to an API and a policy.
-async fn live(bed: &Bed, operator: &mut Operator) {
+async fn live(bed: &Bed, operator: &mut Operator, cluster: bool) {
     bed.apply(&secret("keys", &[])).await;
     let mut api = shop();
     for replicas in [2, 1] {
@@ -67,9 +69,33 @@ async fn live(bed: &Bed, operator: &mut Operator) {
         .await;
         bed.policy_told("keys", "ResolvedRefs", if there { "True" } else { "False" }, reason).await;
     }
+    bed.apply(&sidecar::placed(json!({}))).await;
+    for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_optional()) {
+        eventually("what a sidecar does not need is deleted", || async {
+            bed.child(kind, "shop").await.is_none().then_some(())
+        })
+        .await;
+    }
+    if cluster {
+        inject(bed).await;
+    }
     operator.stop().await;
     bed.delete(&policy_resource(), "keys").await;
     bed.delete(&api_resource(), "shop").await;
+}
+
+/// A pod is replaced by one with a sidecar, and that is told of a change.
+async fn inject(bed: &Bed) {
+    bed.apply(&sidecar::workload("till")).await;
+    sidecar::the_pod(bed, "till", |pod| !sidecar::has_sidecar(pod)).await;
+    sidecar::allow(bed).await;
+    bed.apply(&sidecar::placed(json!({"update": "Rollout"}))).await;
+    let pod = sidecar::the_pod(bed, "till", sidecar::has_sidecar).await;
+    let _running = Pod::sidecar(bed, pod["metadata"]["name"].as_str().expect("a name"), "shop").await;
+    let sync = |pod: &Value| pod["metadata"]["annotations"]["sluice.dev/sync"].is_string();
+    bed.told("shop", "Programmed", "True", "Programmed").await;
+    bed.patch(&api_resource(), "shop", &json!({"spec": {"description": "another"}})).await;
+    sidecar::the_pod(bed, "till", sync).await;
 }
 
 async fn check(plane: &'static ControlPlane, cluster: bool) {
@@ -86,7 +112,7 @@ async fn check(plane: &'static ControlPlane, cluster: bool) {
     let mark = plane.mark();
     let mut operator = Operator::launch(&bed, setup).await;
     operator.leads().await;
-    live(&bed, &mut operator).await;
+    live(&bed, &mut operator, cluster).await;
     let user = format!("system:serviceaccount:{}:{ACCOUNT}", bed.namespace);
     let requests: Vec<_> = plane.requests(mark).into_iter().filter(|it| it.user == user).collect();
     let denied: Vec<_> = requests.iter().filter(|it| it.code == 403 || it.code == 401).collect();
@@ -155,7 +181,6 @@ async fn a_token_of_the_operator_is_not_good_for_more() {
         "create clusterrolebindings.rbac.authorization.k8s.io",
         "delete secrets",
         "delete configmaps",
-        "delete deployments.apps",
         "deletecollection secrets",
         "update secrets",
         "create streamapis.sluice.dev",

@@ -1,6 +1,8 @@
 //! Checks of a placement that the schema cannot say.
 
-use super::{Listener, Placement, Protocol, Resources, TaintEffect, TolerationOperator};
+use super::{
+    Listener, Placement, PodTemplate, Protocol, Resources, Sidecar, TaintEffect, TolerationOperator,
+};
 use crate::check::{Problem, clip};
 
 /// Prefixes of labels and annotations that are the operator's own.
@@ -8,9 +10,35 @@ const RESERVED: [&str; 2] = ["sluice.dev/", "app.kubernetes.io/"];
 
 /// Checks what the schema cannot say.
 pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
-    let Placement::Deployment(deployment) = placement;
-    let at = "spec.placement.deployment";
-    let Resources { requests, limits } = &deployment.resources;
+    match placement {
+        Placement::Deployment(deployment) => {
+            let at = "spec.placement.deployment";
+            check_resources(at, &deployment.resources, problems);
+            check_listeners(at, &deployment.listeners, problems);
+            check_template(at, &deployment.pod_template, problems);
+        }
+        Placement::Sidecar(sidecar) => {
+            let at = "spec.placement.sidecar";
+            check_resources(at, &sidecar.resources, problems);
+            check_selector(at, sidecar, problems);
+        }
+    }
+}
+
+fn check_selector(at: &str, sidecar: &Sidecar, problems: &mut Vec<Problem>) {
+    let Some(selector) = &sidecar.selector else { return };
+    if selector.match_labels.is_empty() {
+        let message = "selects every pod of the namespace; name at least one label, or remove `selector`";
+        problems.push(Problem::new(format!("{at}.selector.matchLabels"), message));
+    }
+    for name in selector.match_labels.keys().filter(|name| !is_qualified_name(name)) {
+        let at = format!("{at}.selector.matchLabels[{:?}]", clip(name));
+        problems.push(Problem::new(at, "is not a name; write it like team or example.com/team"));
+    }
+}
+
+fn check_resources(at: &str, resources: &Resources, problems: &mut Vec<Problem>) {
+    let Resources { requests, limits } = resources;
     for (name, request) in requests {
         if limits.get(name).is_some_and(|limit| limit.milli() < request.milli()) {
             let at = format!("{at}.resources.requests[{name:?}]");
@@ -28,8 +56,9 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    check_listeners(at, &deployment.listeners, problems);
-    let template = &deployment.pod_template;
+}
+
+fn check_template(at: &str, template: &PodTemplate, problems: &mut Vec<Problem>) {
     let maps = [
         ("labels", template.labels.keys().collect::<Vec<_>>(), true),
         ("annotations", template.annotations.keys().collect(), true),

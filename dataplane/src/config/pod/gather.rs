@@ -2,7 +2,8 @@
 //!
 //! At the start the highest sequence whose material is there counts. From then on the watch wins,
 //! also backwards (a cluster restored from a backup); a mount, which lags behind, only counts if its
-//! sequence is higher. Secret values are found by digest, so the order in which a ConfigMap and a
+//! sequence is higher. Where there is nothing but the mount, as in a sidecar, the mount counts whatever
+//! its sequence, as soon as its material is there too. Secret values are found by digest, so the order in which a ConfigMap and a
 //! Secret arrive does not matter.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use sluice_config::Material;
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES, api_of_cursor_key};
-use sluice_config::placement::Placement;
 
 use crate::config::{CursorKey, Loaded, TlsMaterial};
 
@@ -39,9 +39,18 @@ pub struct Gatherer {
     keys: Keys,
     /// The watch has delivered a Secret: the mount's is older or the same.
     watched: bool,
+    /// There is no watch and never will be.
+    only_mounted: bool,
+    /// Mounted, and without all of its material so far.
+    waiting: Option<Config>,
 }
 
 impl Gatherer {
+    /// Of a pod that has its mounts and nothing else.
+    pub fn of_mounts() -> Self {
+        Self { only_mounted: true, ..Self::default() }
+    }
+
     /// Begins with what was applied before the container was restarted.
     pub fn restore(&mut self, config: Config, values: Material, keys: Keys) {
         (self.config, self.values, self.keys) = (Some(config), values, keys);
@@ -49,19 +58,28 @@ impl Gatherer {
 
     /// Takes a config; `true` if it is served now.
     pub fn config(&mut self, origin: Origin, config: Config) -> bool {
+        self.waiting = None;
         let better = match &self.config {
             None => true,
             Some(current) if *current == config => return false,
             Some(current) => {
-                origin == Origin::Watch
-                    || (config.sequence > current.sequence
-                        && (self.is_complete(&config) || !self.is_complete(current)))
+                let is_newer = self.only_mounted || config.sequence > current.sequence;
+                let is_usable = self.is_complete(&config) || !self.is_complete(current);
+                origin == Origin::Watch || (is_newer && is_usable)
             }
         };
         if better {
             self.config = Some(config);
+        } else if self.only_mounted {
+            self.waiting = Some(config);
         }
         better
+    }
+
+    /// The mounted ConfigMap is not there, or no longer; `true` if that makes a difference.
+    pub fn gone(&mut self) -> bool {
+        self.waiting = None;
+        self.only_mounted && self.config.take().is_some()
     }
 
     /// Takes the content of a Secret; `true` if that makes a difference.
@@ -98,25 +116,25 @@ impl Gatherer {
         }
         let changed = values != self.values.0 || keys != self.keys;
         (self.values.0, self.keys) = (values, keys);
-        changed
+        let waiting = self.waiting.take();
+        changed | waiting.is_some_and(|config| self.config(Origin::Mount, config))
     }
 
-    /// What is to be served.
-    pub fn loaded(&self) -> Loaded {
-        Loaded {
-            config: self.config.clone().unwrap_or_default(),
-            material: self.values.clone(),
-            cursor_keys: self.keys.clone(),
-            tls: self.certificate(),
-            ..Loaded::default()
+    /// Adds what is to be served.
+    pub fn add_to(&self, loaded: &mut Loaded) {
+        if let Some(config) = &self.config {
+            loaded.config.sequence += config.sequence;
+            loaded.config.apis.extend(config.apis.clone());
         }
+        loaded.material.0.extend(self.values.0.clone());
+        loaded.cursor_keys.extend(self.keys.clone());
+        loaded.tls = loaded.tls.take().or_else(|| self.certificate());
     }
 
     /// The certificate of the HTTPS listener: that of the one API that such a pod serves.
     fn certificate(&self) -> Option<TlsMaterial> {
         self.config.iter().flat_map(|config| config.apis.values()).find_map(|entry| {
-            let Placement::Deployment(deployment) = &entry.api.spec.placement;
-            let secret = &deployment.certificate()?.name;
+            let secret = &entry.api.spec.placement.deployment()?.certificate()?.name;
             let value = |key: &str| Some(self.values.find(entry, secret, key)?.to_vec());
             Some(TlsMaterial { certificate: value("tls.crt")?, key: value("tls.key")? })
         })

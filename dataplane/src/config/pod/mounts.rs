@@ -1,4 +1,4 @@
-//! The mounted ConfigMap and Secret. The kubelet swaps a whole directory at once by renaming the
+//! Mounted ConfigMaps and Secrets. The kubelet swaps a whole directory at once by renaming the
 //! link `..data`, so a change is one event there and what is read is never half of two versions.
 
 use std::path::{Path, PathBuf};
@@ -7,22 +7,21 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use super::gather::{Data, Origin};
-use super::{Delivery, PodError};
+use super::{Delivery, Mount, PodError};
 
 /// The largest file that is read; an object of the API server is smaller.
 const FILE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Both mounts; changes are delivered until this is dropped.
+/// All mounts; changes are delivered, each with its mount's place, until this is dropped.
 pub struct Mounts {
-    config: PathBuf,
-    material: PathBuf,
+    mounts: Vec<Mount>,
     _watcher: RecommendedWatcher,
 }
 
 impl Mounts {
-    /// Watches both directories.
-    pub fn start(config: &Path, material: &Path, deliver: mpsc::Sender<Delivery>) -> Result<Self, PodError> {
-        let (for_config, for_material) = (config.to_owned(), material.to_owned());
+    /// Watches all directories.
+    pub fn start(mounts: &[Mount], deliver: mpsc::Sender<(usize, Delivery)>) -> Result<Self, PodError> {
+        let watched = mounts.to_owned();
         let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An event that could not be read may have been anything.
             let changed = |directory: &Path| match &event {
@@ -32,37 +31,51 @@ impl Mounts {
                 }
                 Err(_) => true,
             };
-            // The thread is the watcher's own, so it may wait.
-            if changed(&for_material) {
-                let _ = deliver.blocking_send(Delivery::Material(Origin::Mount, read(&for_material)));
-            }
-            if changed(&for_config) {
-                let _ = deliver.blocking_send(Delivery::Config(Origin::Mount, read(&for_config)));
+            for (place, mount) in watched.iter().enumerate() {
+                // The Secret first, for the config names what is in it. The thread is the watcher's
+                // own, so it may wait.
+                let material = changed(&mount.material).then(|| material(mount));
+                let config = changed(&mount.config).then(|| config(mount)).flatten();
+                for delivery in material.into_iter().chain(config) {
+                    let _ = deliver.blocking_send((place, delivery));
+                }
             }
         });
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| PodError::Mount { path, source }
         };
-        let mut watcher = watching.map_err(failed(config))?;
-        for directory in [config, material] {
+        let directories = || mounts.iter().flat_map(|mount| [&mount.config, &mount.material]);
+        let any = directories().next().map(PathBuf::as_path).unwrap_or_else(|| Path::new("/"));
+        let mut watcher = watching.map_err(failed(any))?;
+        for directory in directories() {
             watcher.watch(directory, RecursiveMode::NonRecursive).map_err(failed(directory))?;
         }
-        Ok(Self { config: config.to_owned(), material: material.to_owned(), _watcher: watcher })
+        Ok(Self { mounts: mounts.to_owned(), _watcher: watcher })
     }
 
-    /// What is mounted now; the Secret first, for the config names what is in it.
-    pub fn read(&self) -> [Delivery; 2] {
-        [
-            Delivery::Material(Origin::Mount, read(&self.material)),
-            Delivery::Config(Origin::Mount, read(&self.config)),
-        ]
+    /// What is mounted now, the Secrets first.
+    pub fn read(&self) -> impl Iterator<Item = (usize, Delivery)> {
+        let both =
+            |(place, mount)| [material(mount)].into_iter().chain(config(mount)).map(move |it| (place, it));
+        self.mounts.iter().enumerate().flat_map(both)
     }
 }
 
-/// The files of a mount by name. What cannot be read is left out and told; then a config lacks its
-/// material, and the last good one keeps serving.
-fn read(directory: &Path) -> Data {
+/// What the Secret holds. What cannot be read is left out; then a config lacks its material, and the
+/// last good one keeps serving.
+fn material(mount: &Mount) -> Delivery {
+    Delivery::Material(Origin::Mount, read(&mount.material).0)
+}
+
+/// What the ConfigMap holds; nothing at all if that could not be read.
+fn config(mount: &Mount) -> Option<Delivery> {
+    let (data, is_whole) = read(&mount.config);
+    is_whole.then_some(Delivery::Config(Origin::Mount, data))
+}
+
+/// The files of a mount by name, and whether that is all of them. What cannot be read is told.
+fn read(directory: &Path) -> (Data, bool) {
     // Through the link, so that all files are of one version.
     let version = directory.join("..data");
     let directory =
@@ -72,9 +85,10 @@ fn read(directory: &Path) -> Data {
         Ok(entries) => entries,
         Err(error) => {
             tracing::warn!(%error, directory = %directory.display(), "a mount cannot be read");
-            return data;
+            return (data, false);
         }
     };
+    let mut is_whole = true;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
@@ -86,8 +100,11 @@ fn read(directory: &Path) -> Data {
             Ok(bytes) => {
                 data.insert(name, bytes);
             }
-            Err(error) => tracing::warn!(%error, file = %path.display(), "a mounted file cannot be read"),
+            Err(error) => {
+                tracing::warn!(%error, file = %path.display(), "a mounted file cannot be read");
+                is_whole = false;
+            }
         }
     }
-    data
+    (data, is_whole)
 }

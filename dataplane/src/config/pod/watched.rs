@@ -25,8 +25,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Watches both objects.
-pub async fn start(namespace: &str, name: &str, deliver: mpsc::Sender<Delivery>) -> Result<(), PodError> {
+/// Watches both objects, for the first pair of mounts.
+pub async fn start(
+    namespace: &str,
+    name: &str,
+    deliver: mpsc::Sender<(usize, Delivery)>,
+) -> Result<(), PodError> {
     let mut config = Config::infer().await.map_err(|error| PodError::Environment(Box::new(error)))?;
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
@@ -36,12 +40,12 @@ pub async fn start(namespace: &str, name: &str, deliver: mpsc::Sender<Delivery>)
     let material = deliver.clone();
     tokio::spawn(follow(secrets, name.to_owned(), move |secret: Secret| {
         let data = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
-        (material.clone(), Delivery::Material(Origin::Watch, data.collect()))
+        (material.clone(), (0, Delivery::Material(Origin::Watch, data.collect())))
     }));
     tokio::spawn(follow(configs, name.to_owned(), move |config: ConfigMap| {
         let text = config.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
         let binary = config.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
-        (deliver.clone(), Delivery::Config(Origin::Watch, text.chain(binary).collect::<Data>()))
+        (deliver.clone(), (0, Delivery::Config(Origin::Watch, text.chain(binary).collect::<Data>())))
     }));
     Ok(())
 }
@@ -49,7 +53,7 @@ pub async fn start(namespace: &str, name: &str, deliver: mpsc::Sender<Delivery>)
 async fn follow<K, F>(api: Api<K>, name: String, delivery: F)
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    F: Fn(K) -> (mpsc::Sender<Delivery>, Delivery),
+    F: Fn(K) -> (mpsc::Sender<(usize, Delivery)>, (usize, Delivery)),
 {
     let parameters = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
     let mut pause = PAUSE.0;

@@ -24,7 +24,42 @@ fn secret(values: &[&str]) -> Data {
 }
 
 fn sequence(gatherer: &Gatherer) -> u64 {
-    gatherer.loaded().config.sequence
+    served(gatherer).config.sequence
+}
+
+fn served(gatherer: &Gatherer) -> Loaded {
+    let mut loaded = Loaded::default();
+    gatherer.add_to(&mut loaded);
+    loaded
+}
+
+#[test]
+fn a_mount_that_is_alone_counts_as_soon_as_it_is_whole() {
+    let mut gatherer = Gatherer::of_mounts();
+    assert!(!gatherer.gone(), "nothing is there yet");
+    gatherer.material(Origin::Mount, &secret(&["old"]));
+    assert!(gatherer.config(Origin::Mount, config(9, "old")));
+    // The kubelet may swap the ConfigMap before the Secret.
+    assert!(!gatherer.config(Origin::Mount, config(10, "new")));
+    assert_eq!(sequence(&gatherer), 9);
+    assert!(gatherer.material(Origin::Mount, &secret(&["new"])));
+    assert_eq!(sequence(&gatherer), 10);
+    // An API that was deleted and made again begins at one; a cluster may come from a backup.
+    assert!(gatherer.config(Origin::Mount, config(1, "new")));
+    assert_eq!(sequence(&gatherer), 1);
+    assert!(gatherer.gone());
+    assert!(served(&gatherer).config.apis.is_empty());
+    // What waited for its material when the API went is of no interest any more.
+    assert!(gatherer.config(Origin::Mount, config(2, "new")));
+    assert!(!gatherer.config(Origin::Mount, config(3, "newest")));
+    assert!(gatherer.gone());
+    gatherer.material(Origin::Mount, &secret(&["newest"]));
+    assert!(served(&gatherer).config.apis.is_empty());
+    // With a watch there is no such thing: whoever deleted the object will be corrected.
+    let mut watched = Gatherer::default();
+    watched.config(Origin::Mount, config(1, "x"));
+    assert!(!watched.gone());
+    assert_eq!(sequence(&watched), 1);
 }
 
 #[test]
@@ -64,11 +99,11 @@ fn values_of_the_config_in_force_stay_until_it_is_replaced() {
     gatherer.material(Origin::Watch, &secret(&["old"]));
     gatherer.config(Origin::Watch, config(1, "old"));
     assert!(gatherer.material(Origin::Watch, &secret(&["new"])));
-    let loaded = gatherer.loaded();
+    let loaded = served(&gatherer);
     assert!(loaded.material.missing(&loaded.config.apis["a/shop"]).is_empty());
     gatherer.config(Origin::Watch, config(2, "new"));
     gatherer.material(Origin::Watch, &secret(&["new"]));
-    assert_eq!(gatherer.loaded().material.0.len(), 1, "what nothing names is dropped");
+    assert_eq!(served(&gatherer).material.0.len(), 1, "what nothing names is dropped");
 }
 
 #[test]
@@ -80,7 +115,7 @@ fn a_late_mounted_secret_does_not_take_back_what_the_watch_brought() {
     let mut mounted = secret(&["old"]);
     mounted.insert(cursor_key("a", "shop"), vec![1; 32]);
     gatherer.material(Origin::Mount, &mounted);
-    let loaded = gatherer.loaded();
+    let loaded = served(&gatherer);
     assert!(loaded.material.0.contains_key(&digest("new")));
     assert_eq!(loaded.cursor_keys["a/shop"], [CursorKey([2; 32])]);
 }
@@ -101,8 +136,8 @@ fn several_cursor_keys_keep_their_order() {
     let mut data = Data::new();
     data.insert(cursor_key("a", "shop"), [[9; 32], [8; 32]].concat());
     gatherer.material(Origin::Watch, &data);
-    assert_eq!(gatherer.loaded().cursor_keys["a/shop"], [CursorKey([9; 32]), CursorKey([8; 32])]);
-    assert!(gatherer.loaded().material.0.is_empty());
+    assert_eq!(served(&gatherer).cursor_keys["a/shop"], [CursorKey([9; 32]), CursorKey([8; 32])]);
+    assert!(served(&gatherer).material.0.is_empty());
 }
 
 #[test]

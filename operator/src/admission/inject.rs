@@ -1,0 +1,90 @@
+//! Pods as they are created: those that an API's sidecar selects are given it.
+//!
+//! Pods of others must start whether the operator is there or not, so the webhook's `failurePolicy` is
+//! `Ignore`; whoever started without is found and told ([`crate::sidecars`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use kube::api::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use serde_json::Value;
+use sluice_config::placement::SIDECAR_LABEL;
+
+use super::{CATCH_UP, Desk};
+use crate::children::sidecar::{Guest, guests, inject, obstacle};
+use crate::world::World;
+
+/// How long the first list may take; the API server waits longer.
+const LISTED: Duration = Duration::from_secs(3);
+
+/// Answers about one pod.
+pub async fn answer(
+    State(desk): State<Desk>,
+    Json(review): Json<AdmissionReview<DynamicObject>>,
+) -> impl IntoResponse {
+    let begun = Instant::now();
+    let asked: Result<AdmissionRequest<DynamicObject>, _> = review.try_into();
+    let response = match asked {
+        Ok(request) => {
+            let (response, outcome) = respond(&desk, &request).await;
+            desk.metrics.admitted("Pod", outcome, begun.elapsed());
+            response
+        }
+        Err(error) => AdmissionResponse::invalid(error.to_string()),
+    };
+    Json(response.into_review())
+}
+
+async fn respond(
+    desk: &Desk,
+    request: &AdmissionRequest<DynamicObject>,
+) -> (AdmissionResponse, &'static str) {
+    let mut response = AdmissionResponse::from(request);
+    let Some(pod) = request.object.as_ref().and_then(|pod| serde_json::to_value(pod).ok()) else {
+        return (response, "allowed");
+    };
+    let mut world = desk.world.clone();
+    let listed = tokio::time::timeout(LISTED, world.wait_for(Option::is_some)).await;
+    let Some(world) = listed.ok().and_then(|world| world.ok()?.clone()) else {
+        let warning =
+            "the operator has just started and added no sidecar; see the conditions of the StreamAPI";
+        response.warnings = Some(vec![warning.into()]);
+        return (response, "unchecked");
+    };
+    let namespace = request.namespace.as_deref().unwrap_or_default();
+    let asking = selecting(&world, namespace, &pod).await;
+    if asking.is_empty() {
+        return (response, "allowed");
+    }
+    if let Some(obstacle) = obstacle(&pod) {
+        let apis: Vec<_> = asking.iter().map(|guest| guest.api.as_str()).collect();
+        let warning = format!("the pod gets no sidecar of {}: {obstacle}", apis.join(", "));
+        response.warnings = Some(vec![warning.chars().take(250).collect()]);
+        return (response, "warned");
+    }
+    let injected = inject(&pod, &asking, &desk.settings);
+    let patch = json_patch::diff(&pod, &injected);
+    match response.with_patch(patch) {
+        Ok(response) => (response, "injected"),
+        Err(error) => (AdmissionResponse::invalid(error.to_string()), "failed"),
+    }
+}
+
+/// The APIs that select the pod, the oldest first.
+async fn selecting(world: &Arc<World>, namespace: &str, pod: &Value) -> Vec<Guest> {
+    let labels: BTreeMap<String, String> =
+        serde_json::from_value(pod["metadata"]["labels"].clone()).unwrap_or_default();
+    let found = guests(&world.guests(namespace), &labels);
+    // An API that was applied just before, with the same command, may not have come through the watch yet.
+    let asked = labels.get(SIDECAR_LABEL);
+    if asked.is_none_or(|asked| found.iter().any(|guest| guest.api == *asked)) {
+        return found;
+    }
+    tokio::time::sleep(CATCH_UP).await;
+    guests(&world.guests(namespace), &labels)
+}
