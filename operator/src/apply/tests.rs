@@ -12,7 +12,9 @@ fn server() -> (Client, Arc<AtomicUsize>) {
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let is_read = request.method() == http::Method::GET;
         counted.fetch_add(usize::from(!is_read), Ordering::SeqCst);
-        let found = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-sluice"}});
+        let kind = if request.uri().path().contains("/pods/") { "Pod" } else { "ConfigMap" };
+        let kind = if request.uri().path().ends_with("/eviction") { "Status" } else { kind };
+        let found = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "shop-sluice"}});
         let missing = json!({"kind": "Status", "apiVersion": "v1", "code": 404, "reason": "NotFound"});
         let (code, body) = if is_read { (404, missing) } else { (200, found) };
         let response = http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
