@@ -196,7 +196,11 @@ impl Context {
         let before = report::conditions_of(&api.data);
         let again = self.damp(name, &mut verdicts, &before);
         let again = again.into_iter().chain(look_again).min();
-        let conditions = report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
+        let mut conditions =
+            report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
+        if !self.observer.has_asked(name) {
+            report::keep_what_pods_say(&mut conditions, &before);
+        }
         let status = report::api_status(conditions.clone(), entry);
         self.tell(api, &api_resource(), &status, &before, &conditions).await?;
         match failed {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -19,7 +20,7 @@ use sluice_config::Problem;
 use tokio::sync::Notify;
 
 use crate::children::{API_LABEL, sidecar};
-use crate::world::{Dirty, Name, World};
+use crate::world::{Dirty, Name, World, name_of};
 
 /// Port that data planes answer on in pods of their own.
 const ADMIN_PORT: u16 = 9090;
@@ -99,6 +100,8 @@ pub struct ServerView {
 
 /// A pod that is asked.
 struct Asked {
+    /// It said something, or could not be reached.
+    answered: bool,
     /// What it serves.
     apis: Vec<Name>,
     address: SocketAddr,
@@ -110,6 +113,8 @@ struct Asked {
 /// What all pods said last.
 #[derive(Clone, Default)]
 pub struct Observer {
+    /// It is known which pods there are.
+    listed: Arc<AtomicBool>,
     pods: Arc<Mutex<HashMap<String, Asked>>>,
     /// Revisions that pods are to serve.
     expected: Arc<Mutex<HashMap<Name, String>>>,
@@ -124,6 +129,12 @@ impl Observer {
             pods.values().filter(|pod| pod.apis.contains(api)).map(|pod| pod.view.clone()).collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
+    }
+
+    /// Whether all pods of `api` were asked: until then nothing can be said about them.
+    pub fn has_asked(&self, api: &Name) -> bool {
+        let asked = |pod: &Asked| pod.answered || !pod.apis.contains(api);
+        self.listed.load(Ordering::SeqCst) && self.pods.lock().values().all(asked)
     }
 
     /// Has the pods of `api` asked quickly until they serve `revision`.
@@ -194,7 +205,7 @@ impl Observer {
             let mut asked = asked.unwrap_or_else(|| {
                 let report = Err("it has not been asked yet".to_owned());
                 let view = PodView { name: pod.name_any(), ready, report };
-                Asked { apis, address, view, next: Instant::now(), pause: HURRY }
+                Asked { answered: false, apis, address, view, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
                 (asked.next, asked.pause) = (Instant::now(), HURRY);
@@ -205,6 +216,11 @@ impl Observer {
         }
         for api in before.into_values().flat_map(|gone| gone.apis) {
             dirty.add(api);
+        }
+        drop(pods);
+        if !self.listed.swap(true, Ordering::SeqCst) {
+            // Whoever has no pods was looked at too early.
+            world.apis.state().iter().for_each(|api| dirty.add(name_of(api)));
         }
     }
 
@@ -221,7 +237,8 @@ impl Observer {
         }
         pod.next = Instant::now() + pod.pause;
         pod.pause = (pod.pause * 2).min(EVERY);
-        if pod.view.report != report {
+        let first = !std::mem::replace(&mut pod.answered, true);
+        if first || pod.view.report != report {
             pod.view.report = report;
             pod.apis.iter().for_each(|api| dirty.add(api.clone()));
         }

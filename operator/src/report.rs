@@ -356,6 +356,18 @@ pub fn conditions(verdicts: &[Verdict], before: &[Condition], generation: i64) -
     conditions.collect()
 }
 
+/// While pods were not all asked, what they said before holds: an operator that has just started knows
+/// nothing better.
+pub fn keep_what_pods_say(conditions: &mut [Condition], before: &[Condition]) {
+    for condition in
+        conditions.iter_mut().filter(|it| matches!(it.type_.as_str(), "Programmed" | "Available"))
+    {
+        if let Some(before) = before.iter().find(|before| before.type_ == condition.type_) {
+            condition.clone_from(before);
+        }
+    }
+}
+
 fn now() -> String {
     Timestamp::now().round(k8s_openapi::jiff::Unit::Second).unwrap_or_else(|_| Timestamp::now()).to_string()
 }

@@ -10,6 +10,7 @@ use sluice_tests::{eventually, within};
 
 use crate::bed::{Bed, policy, secret, shop};
 use crate::operator::Operator;
+use crate::pod::Pod;
 
 /// How soon what was changed by hand is back.
 const BACK: Duration = Duration::from_secs(2);
@@ -274,4 +275,29 @@ async fn a_paused_api_is_left_as_it_is_until_it_is_not() {
     })
     .await;
     bed.told("shop", "Programmed", "False", "NoPods").await;
+}
+
+/// A new process has asked no pod yet, and knows nothing better than what is told already.
+#[tokio::test]
+async fn a_restart_takes_back_nothing_that_pods_said() {
+    let bed = Bed::new("again").await;
+    let mut operator = bed.operator().await;
+    bed.apply(&shop()).await;
+    let pod = Pod::run(&bed, "shop").await;
+    bed.told("shop", "Programmed", "True", "Programmed").await;
+    bed.told("shop", "Available", "True", "Available").await;
+    for _ in 0..3 {
+        let mark = bed.plane.mark();
+        operator.stop().await;
+        operator.restart();
+        operator.leads().await;
+        // It has looked when it started, and again when the pod had answered.
+        eventually("the pod was asked", || async { (operator.looks("StreamAPI").await >= 2.0).then_some(()) })
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let writes = bed.writes(mark);
+        assert!(writes.is_empty(), "written after a restart: {writes:#?}");
+    }
+    pod.stop().await;
+    operator.stop().await;
 }

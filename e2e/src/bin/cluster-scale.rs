@@ -1,0 +1,517 @@
+//! An operator with many StreamAPIs on a real API server, etcd and controller manager: prints a table.
+//! `make scale [ARGS="COUNT REST-SECONDS"]`; figures count on an otherwise idle machine only.
+//!
+//! There are no nodes. Whoever a kubelet and a thousand data planes would be is played here: pods are
+//! reported to run as soon as they are there, and one port answers `/config` and `/readyz` for all of
+//! their loopback addresses with what their ConfigMaps say. The floor is the same objects written by a
+//! client that has nothing to think about, the same number at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+use sluice_tests::client::http;
+use sluice_tests::cluster::Request;
+use sluice_tests::metrics::Metrics;
+use sluice_tests::process::{self, Process};
+use sluice_tests::{ControlPlane, parts, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// StreamAPIs, unless told otherwise.
+const COUNT: usize = 1000;
+/// How long the operator is left alone, unless told otherwise.
+const REST: u64 = 60;
+/// Requests at once, of the floor and of whoever applies; the operator has as many.
+const AT_ONCE: usize = 8;
+/// Changes that are timed.
+const CHANGES: usize = 100;
+/// Unexpected writes that are told.
+const SHOWN: usize = 10;
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Where the system under test works, and where the floor.
+const TESTED: &str = "tested";
+const FLOOR: &str = "floor";
+/// What a StreamAPI consists of, in the order in which the operator writes it.
+const CHILDREN: [(&str, &str, &str, &str); 7] = [
+    ("", "v1", "Secret", "secrets"),
+    ("", "v1", "ConfigMap", "configmaps"),
+    ("", "v1", "ServiceAccount", "serviceaccounts"),
+    ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
+    ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
+    ("", "v1", "Service", "services"),
+    ("apps", "v1", "Deployment", "deployments"),
+];
+
+fn main() {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.install_default().expect("nothing installed a provider before main");
+    let arguments: Vec<u64> =
+        std::env::args().skip(1).map(|it| it.parse().expect("COUNT REST-SECONDS")).collect();
+    let count = arguments.first().map_or(COUNT, |count| usize::try_from(*count).expect("a number"));
+    let rest = Duration::from_secs(arguments.get(1).copied().unwrap_or(REST));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    runtime.block_on(measure(count, rest));
+}
+
+fn kind(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let (group, version, kind, plural) = (group.into(), version.into(), kind.into(), plural.into());
+    ApiResource { group, version, api_version, kind, plural }
+}
+
+fn stream_apis() -> ApiResource {
+    kind("sluice.dev", "v1alpha1", "StreamAPI", "streamapis")
+}
+
+fn name(number: usize) -> String {
+    format!("api-{number}")
+}
+
+/// Everything of one namespace by number of its API, as it was seen last.
+type Seen = Arc<Mutex<BTreeMap<usize, Value>>>;
+
+/// The API server, and what is played around it.
+struct Bench {
+    plane: ControlPlane,
+    client: Client,
+    count: usize,
+    /// What the ConfigMaps of the tested APIs say.
+    served: Seen,
+    /// The tested APIs themselves.
+    apis: Seen,
+    /// Pods that were reported to run, in either namespace.
+    running: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+async fn measure(count: usize, rest: Duration) {
+    let bench = Bench::start(count).await;
+    println!("| what, with {count} StreamAPIs of one channel and one pod each | figure |\n|---|---|");
+    let row = |what: &str, figure: String| println!("| {what} | {figure} |");
+    let mut operator = Operator::start(&bench.plane).await;
+    let empty = operator.memory();
+    let begun = Instant::now();
+    bench.create(TESTED).await;
+    let created = begun.elapsed();
+    bench.all("Programmed").await;
+    let tested = begun.elapsed();
+    row(
+        "created by a client, then all `Programmed`",
+        format!("{:.1} s, {:.1} s", seconds(created), seconds(tested)),
+    );
+    let full = operator.memory();
+    row(
+        "operator, resident: without any, with all, at most",
+        format!("{empty:.1} MiB, {:.1} MiB, {:.1} MiB", full, operator.most_memory()),
+    );
+    row("CPU of the operator for all of them", format!("{:.1} s", operator.cpu()));
+
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let (mark, cpu) = (bench.plane.mark(), operator.cpu());
+    tokio::time::sleep(rest).await;
+    let share = (operator.cpu() - cpu) / rest.as_secs_f64() * 100.0;
+    row(
+        &format!("at rest for {} s: writes, CPU", rest.as_secs()),
+        format!("{}, {share:.2} %", bench.writes(mark)),
+    );
+
+    let mut changes = bench.changes().await;
+    changes.sort();
+    row(
+        &format!("one changed among all → its ConfigMap is there, {CHANGES} changes"),
+        format!(
+            "p50 {} ms, p99 {} ms",
+            changes[CHANGES / 2].as_millis(),
+            changes[CHANGES - CHANGES / 100 - 1].as_millis()
+        ),
+    );
+
+    let mark = bench.plane.mark();
+    operator.stop().await;
+    let begun = Instant::now();
+    operator = Operator::start(&bench.plane).await;
+    let leads = begun.elapsed();
+    operator.looked_at(count).await;
+    let steady = begun.elapsed();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    row(
+        "started again: leads, has looked at all; writes",
+        format!("{:.1} s, {:.1} s; {}", seconds(leads), seconds(steady), bench.writes(mark)),
+    );
+    row(
+        "resident after that, at most",
+        format!("{:.1} MiB, {:.1} MiB", operator.memory(), operator.most_memory()),
+    );
+    operator.stop().await;
+
+    let floor = bench.floor().await;
+    row("floor: the same written by a client, and all pods run", format!("{:.1} s", seconds(floor)));
+    row("beyond the floor", format!("{:.1} s", seconds(tested) - seconds(floor)));
+}
+
+fn seconds(span: Duration) -> f64 {
+    span.as_secs_f64()
+}
+
+impl Bench {
+    async fn start(count: usize) -> Self {
+        let plane = ControlPlane::start();
+        let file = Kubeconfig::read_from(plane.kubeconfig()).expect("a kubeconfig");
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+        let client = Client::try_from(config.expect("a usable kubeconfig")).expect("a client can be made");
+        let chart = parts::source().join("../charts/sluice").display().to_string();
+        let crds = plane.run(
+            "helm",
+            &["template", "sluice", &chart, "--kube-version", "1.33", "--show-only", "templates/crds.yaml"],
+            "",
+        );
+        plane.run("kubectl", &["apply", "--server-side", "-f", "-"], &crds);
+        plane.run(
+            "kubectl",
+            &[
+                "wait",
+                "--for=condition=Established",
+                "crd/streamapis.sluice.dev",
+                "crd/streampolicies.sluice.dev",
+            ],
+            "",
+        );
+        for namespace in [TESTED, FLOOR, "sluice-system"] {
+            plane.run("kubectl", &["create", "namespace", namespace], "");
+        }
+        let bench = Self {
+            plane,
+            client,
+            count,
+            served: Seen::default(),
+            apis: Seen::default(),
+            running: Arc::default(),
+        };
+        bench.play().await;
+        bench
+    }
+
+    fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, resource)
+    }
+
+    /// Keeps `seen` as the objects of a kind are, by the number that `label` or their name tells.
+    fn follow(&self, resource: &ApiResource, seen: &Seen, what: fn(&DynamicObject) -> Option<Value>) {
+        let events = watcher(self.api(TESTED, resource), watcher::Config::default()).default_backoff();
+        let seen = seen.clone();
+        tokio::spawn(events.applied_objects().try_for_each(move |object| {
+            if let (Some(number), Some(value)) = (number(&object), what(&object)) {
+                seen.lock().expect("nobody panics with it").insert(number, value);
+            }
+            async { Ok(()) }
+        }));
+    }
+
+    /// Plays kubelets and data planes.
+    async fn play(&self) {
+        self.follow(&kind("", "v1", "ConfigMap", "configmaps"), &self.served, |map| {
+            let config: Value = serde_json::from_str(map.data["data"]["config-v1.json"].as_str()?).ok()?;
+            let entry = config["apis"].as_object()?.values().next()?;
+            Some(json!({"revision": entry["revision"], "material": entry["material"]}))
+        });
+        self.follow(&stream_apis(), &self.apis, |api| Some(api.data["status"].clone()));
+        for namespace in [TESTED, FLOOR] {
+            let pods = self.api(namespace, &kind("", "v1", "Pod", "pods"));
+            let events = watcher(pods.clone(), watcher::Config::default()).default_backoff();
+            let running = self.running.clone();
+            tokio::spawn(events.applied_objects().for_each_concurrent(AT_ONCE, move |pod| {
+                let (pods, running) = (pods.clone(), running.clone());
+                async move {
+                    let Ok(pod) = pod else { return };
+                    let Some(number) = number(&pod).filter(|_| pod.data["status"]["podIP"].is_null()) else {
+                        return;
+                    };
+                    let ip = address(number);
+                    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                        "conditions": [{"type": "Ready", "status": "True"}]}});
+                    let told = pods
+                        .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status))
+                        .await;
+                    told.expect("a pod's status is taken");
+                    *running.lock().expect("nobody panics with it").entry(namespace.into()).or_default() += 1;
+                }
+            }));
+        }
+        let listener = tokio::net::TcpListener::bind("0.0.0.0:9090").await.expect("port 9090 is free");
+        let served = self.served.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.expect("connections can be accepted");
+                let served = served.clone();
+                tokio::spawn(async move {
+                    let number = socket.local_addr().ok().and_then(|address| numbered(address.ip()));
+                    let mut request = [0; 4096];
+                    // One question after another, as a data plane keeps its connections.
+                    while let Ok(read @ 1..) = socket.read(&mut request).await {
+                        let entry = number.and_then(|number| {
+                            served.lock().expect("nobody panics with it").get(&number).cloned()
+                        });
+                        let body = answer(
+                            number.unwrap_or_default(),
+                            entry,
+                            request[..read].starts_with(b"GET /config"),
+                        );
+                        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
+                        let text = format!("{head}: {}\r\n\r\n{body}", body.len());
+                        if socket.write_all(text.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// Creates the StreamAPIs.
+    async fn create(&self, namespace: &str) {
+        let apis = self.api(namespace, &stream_apis());
+        let make = |number| {
+            let apis = apis.clone();
+            async move {
+                let body = serde_json::from_value(document(number)).expect("an object");
+                apis.create(&PostParams::default(), &body).await.expect("a StreamAPI is taken")
+            }
+        };
+        stream::iter((0..self.count).map(make)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+    }
+
+    /// Waits until the condition is true of all.
+    async fn all(&self, condition: &str) {
+        within(PATIENCE, "all of them are served", || async {
+            let apis = self.apis.lock().expect("nobody panics with it");
+            let holds = |status: &&Value| {
+                let conditions = status["conditions"].as_array().into_iter().flatten();
+                conditions.into_iter().any(|it| it["type"] == condition && it["status"] == "True")
+            };
+            (apis.values().filter(holds).count() == self.count).then_some(())
+        })
+        .await;
+    }
+
+    /// Writes in the tested namespace since `mark`, but for what the cluster's own controllers do.
+    fn writes(&self, mark: u64) -> usize {
+        let ours = |it: &&Request| it.is_write() && it.namespace == TESTED && !it.user.starts_with("system:");
+        let requests = self.plane.requests(mark);
+        let writes: Vec<_> = requests.iter().filter(ours).collect();
+        for write in writes.iter().take(SHOWN) {
+            eprintln!("{} {} {}", write.verb, write.resource, write.name);
+        }
+        writes.len()
+    }
+
+    /// How long it took until each of some changes was written for the data plane.
+    async fn changes(&self) -> Vec<Duration> {
+        let apis = self.api(TESTED, &stream_apis());
+        let revision = |number: usize| {
+            let served = self.served.lock().expect("nobody panics with it");
+            served.get(&number).map(|entry| entry["revision"].clone())
+        };
+        let mut took = Vec::new();
+        for change in 0..CHANGES {
+            let number = change * self.count / CHANGES;
+            let before = revision(number);
+            let begun = Instant::now();
+            let patch = json!({"spec": {"description": format!("change {change}")}});
+            let done = apis.patch(&name(number), &PatchParams::default(), &Patch::Merge(&patch)).await;
+            done.expect("a change is taken");
+            while revision(number) == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            took.push(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        took
+    }
+
+    /// Writes what the operator wrote, by a client; how long it took until all pods ran.
+    async fn floor(&self) -> Duration {
+        let mut children = vec![Vec::new(); self.count];
+        for (group, version, name, plural) in CHILDREN {
+            let resource = kind(group, version, name, plural);
+            let labels = ListParams::default().labels("app.kubernetes.io/managed-by=sluice-operator");
+            let found = self.api(TESTED, &resource).list(&labels).await.expect("a list");
+            for object in found.items {
+                let number = number(&object).expect("it belongs to an API");
+                children[number].push((resource.clone(), object));
+            }
+        }
+        let begun = Instant::now();
+        let write = |(number, children): (usize, Vec<(ApiResource, DynamicObject)>)| async move {
+            let apis = self.api(FLOOR, &stream_apis());
+            let body = serde_json::from_value(document(number)).expect("an object");
+            let api = apis.create(&PostParams::default(), &body).await.expect("a StreamAPI is taken");
+            for (resource, child) in children {
+                let body = copied(&child, &resource, &api);
+                let parameters = PatchParams::apply("floor").force();
+                let done = self
+                    .api(FLOOR, &resource)
+                    .patch(&child.name_any(), &parameters, &Patch::Apply(&body))
+                    .await;
+                done.unwrap_or_else(|error| panic!("{error}: {body}"));
+            }
+            // The operator tells twice: that it is written, and that it is served.
+            for status in ["False", "True"] {
+                let body = json!({"status": {"conditions": [{"type": "Programmed", "status": status, "reason": "Floor",
+                    "message": "", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+                let told =
+                    apis.patch_status(&name(number), &PatchParams::default(), &Patch::Merge(&body)).await;
+                told.expect("a status is taken");
+            }
+        };
+        stream::iter(children.into_iter().enumerate().map(write))
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>()
+            .await;
+        within(PATIENCE, "all pods of the floor run", || async {
+            let running = self.running.lock().expect("nobody panics with it");
+            (running.get(FLOOR).copied().unwrap_or_default() >= self.count).then_some(())
+        })
+        .await;
+        begun.elapsed()
+    }
+}
+
+fn document(number: usize) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI", "metadata": {"name": name(number)}, "spec": {
+        "servers": [{"name": "log", "memory": {}}],
+        "channels": [{"name": "orders", "server": "log", "address": "orders", "message": {"contentType": "application/json"},
+            "subscribe": {"transports": {"websocket": {}, "sse": {}}}, "publish": {"transports": {"http": {}}}}],
+    }})
+}
+
+/// What a client would apply to have `child` again for `api`.
+fn copied(child: &DynamicObject, resource: &ApiResource, api: &DynamicObject) -> Value {
+    let mut body = child.data.clone();
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("status");
+    }
+    if resource.kind == "Service"
+        && let Some(spec) = body["spec"].as_object_mut()
+    {
+        for given in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            spec.remove(given);
+        }
+    }
+    body["apiVersion"] = json!(resource.api_version);
+    body["kind"] = json!(resource.kind);
+    body["metadata"] = json!({"name": child.name_any(), "labels": child.labels(), "ownerReferences": [{
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI", "name": api.name_any(), "uid": api.uid(), "controller": true,
+    }]});
+    body
+}
+
+/// The number of the API that an object is, or belongs to.
+fn number(object: &DynamicObject) -> Option<usize> {
+    let name = object.labels().get("sluice.dev/api").cloned().unwrap_or_else(|| object.name_any());
+    name.strip_prefix("api-")?.parse().ok()
+}
+
+/// A loopback address for each, and back.
+fn address(number: usize) -> Ipv4Addr {
+    let part = |value: usize| u8::try_from(value % 250 + 1).expect("at most 250");
+    Ipv4Addr::new(127, 100, part(number / 250), part(number))
+}
+
+fn numbered(address: IpAddr) -> Option<usize> {
+    let IpAddr::V4(address) = address else { return None };
+    let [127, 100, high, low] = address.octets() else { return None };
+    Some((usize::from(high) - 1) * 250 + usize::from(low) - 1)
+}
+
+fn answer(number: usize, entry: Option<Value>, is_config: bool) -> String {
+    let name = name(number);
+    if !is_config {
+        let server = json!({"namespace": TESTED, "api": name, "server": "log", "up": true});
+        return json!({"ready": true, "draining": false, "servers": [server]}).to_string();
+    }
+    let apis = entry.into_iter().map(|mut entry| {
+        (entry["namespace"], entry["name"]) = (json!(TESTED), json!(name));
+        entry
+    });
+    json!({"apis": apis.collect::<Vec<_>>(), "refused": []}).to_string()
+}
+
+/// The operator's own binary, and what it takes.
+struct Operator {
+    process: Process,
+    port: u16,
+}
+
+impl Operator {
+    async fn start(plane: &ControlPlane) -> Self {
+        let port = process::port();
+        let beside = std::env::current_exe().expect("it has a path").with_file_name("sluice-operator");
+        let mut command = Command::new(beside);
+        command.args(["--dataplane-image", "sluice/dataplane:test", "--admin", &format!("127.0.0.1:{port}")]);
+        command
+            .env("KUBECONFIG", plane.kubeconfig())
+            .env("POD_NAMESPACE", "sluice-system")
+            .env("POD_NAME", "operator-0");
+        let log = process::directory("operator").join("operator.log");
+        let operator = Self { process: Process::spawn("sluice-operator", command, &log), port };
+        within(PATIENCE, "the operator leads", || async {
+            (operator.metric("leader", &[]).await == Some(1.0)).then_some(())
+        })
+        .await;
+        operator
+    }
+
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let answer = http::get(&format!("http://127.0.0.1:{}/metrics", self.port)).await.ok()?;
+        Some(Metrics::parse(&answer.text()).sum(&format!("operator_{name}"), labels))
+    }
+
+    /// Waits until it has looked at so many StreamAPIs.
+    async fn looked_at(&self, count: usize) {
+        within(PATIENCE, "the operator has looked at all", || async {
+            let looks = self.metric("reconciles_total", &[("kind", "StreamAPI")]).await?;
+            (looks >= count as f64).then_some(())
+        })
+        .await;
+    }
+
+    fn status(&self, field: &str) -> f64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux tells it");
+        line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().expect("KiB") / 1024.0
+    }
+
+    /// Resident now, in MiB.
+    fn memory(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that was resident, in MiB.
+    fn most_memory(&self) -> f64 {
+        self.status("VmHWM:")
+    }
+
+    /// Seconds of CPU so far.
+    fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks =
+            |field: usize| fields.split(' ').nth(field).and_then(|it| it.parse::<f64>().ok()).expect("ticks");
+        // Of a hundredth of a second, whatever the kernel counts in itself.
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
+    async fn stop(&mut self) {
+        self.process.signal(libc::SIGTERM);
+        self.process.ended(Duration::from_secs(20)).await;
+    }
+}
