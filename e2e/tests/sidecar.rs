@@ -76,7 +76,7 @@ async fn busy(namespace: &Namespace, app: &str, count: u64) -> Vec<Pod> {
 
 /// The revision that a sidecar serves.
 async fn served(pod: &Pod) -> Option<String> {
-    let config = http::get(&format!("http://{}:15090/config", pod.ip)).await.ok()?.json();
+    let config = http::get(&format!("http://{}:15081/config", pod.ip)).await.ok()?.json();
     config["apis"][0]["revision"].as_str().map(str::to_owned)
 }
 

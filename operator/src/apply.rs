@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -94,6 +94,8 @@ impl ApplyError {
 pub struct Writer {
     /// The API server.
     pub client: Client,
+    /// The same, and what it refuses for now is not asked again at once.
+    once: Client,
     leadership: Leadership,
     written: Arc<Mutex<HashMap<Key, Written>>>,
 }
@@ -117,9 +119,9 @@ fn key(owner: &Owner<'_>, child: &Child) -> Key {
 }
 
 impl Writer {
-    /// Writes through `client` while `leadership` holds.
-    pub fn new(client: Client, leadership: Leadership) -> Self {
-        Self { client, leadership, written: Arc::default() }
+    /// Writes through `client` while `leadership` holds, and through `once` what has an answer for later.
+    pub fn new(client: Client, once: Client, leadership: Leadership) -> Self {
+        Self { client, once, leadership, written: Arc::default() }
     }
 
     /// Makes the child what it should be; `live` is what it was last seen to be. Whether anything
@@ -291,11 +293,13 @@ impl Writer {
     /// Has a pod of somebody else end, as its disruption budgets allow. Whether they do.
     pub async fn evict(&self, namespace: &str, pod: &Pod) -> Result<bool, ApplyError> {
         self.lead()?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
-        let delete_options = Some(DeleteParams { preconditions, ..DeleteParams::default() });
-        let parameters = EvictParams { delete_options, ..EvictParams::default() };
-        match patiently(api.evict(&pod.name_any(), &parameters)).await? {
+        let api: Api<Pod> = Api::namespaced(self.once.clone(), namespace);
+        // kube's own request names the options so that the API server does not see them.
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name_any()},
+            "deleteOptions": {"preconditions": {"uid": pod.uid()}}});
+        let (name, parameters) = (pod.name_any(), PostParams::default());
+        let evicted = api.create_subresource::<_, Value>("eviction", &name, &parameters, &body);
+        match patiently(evicted).await? {
             Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
             // It is gone, or it is another one by now.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),

@@ -178,9 +178,13 @@ impl Context {
                 Err(WriteError::Apply(error)) => failed = Some(error),
             }
         }
-        let (pods, entry) = (self.observer.pods(name), entry.map(|entry| &**entry));
+        let entry = entry.map(|entry| &**entry);
+        // Pods of a former placement, which may still be there, tell nothing about this one.
+        let in_sidecars = entry.is_some_and(|entry| entry.api.spec.placement.sidecar().is_some());
+        let mut pods = self.observer.pods(name);
+        pods.retain(|pod| pod.is_sidecar == in_sidecars);
         let (sidecars, look_again) = match entry.filter(|_| !paused && failed.is_none()) {
-            Some(entry) => self.sidecars(&owner, entry, &pods).await?,
+            Some(entry) => self.sidecars(&owner, entry, &pods).await,
             None => (None, None),
         };
         let findings = ApiFindings {
@@ -215,15 +219,18 @@ impl Context {
         owner: &Owner<'_>,
         entry: &Entry,
         pods: &[PodView],
-    ) -> Result<(Option<Sidecars>, Option<Duration>), ApplyError> {
+    ) -> (Option<Sidecars>, Option<Duration>) {
         let name = (owner.namespace.to_owned(), owner.name.to_owned());
         let Some(sidecar) = entry.api.spec.placement.sidecar() else {
             self.care.forget(&name);
-            return Ok((None, None));
+            return (None, None);
         };
-        let touch = self.care.sync(&self.writer, &name, entry, pods).await?;
-        let (found, look) = self.care.look(&self.writer, &self.world, &self.settings, owner, sidecar).await?;
-        Ok((Some(found), touch.into_iter().chain([look]).min()))
+        if !self.settings.injection {
+            return (Some(Sidecars { is_off: true, ..Sidecars::default() }), None);
+        }
+        let touch = self.care.sync(&self.writer, &name, entry, pods).await;
+        let (found, look) = self.care.look(&self.writer, &self.world, &self.settings, owner, sidecar).await;
+        (Some(found), touch.into_iter().chain([look]).min())
     }
 
     /// Writes every child that differs, and deletes what is no longer built.

@@ -131,7 +131,10 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context("cannot tell where the API server is")?;
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+    let mut without_retries = config.clone();
+    without_retries.default_retry = false;
     let client = Client::try_from(config).context("cannot make a client for the API server")?;
+    let once = Client::try_from(without_retries).context("cannot make a client for the API server")?;
     let metrics = Arc::new(Metrics::new());
     let admin = tokio::net::TcpListener::bind(args.admin)
         .await
@@ -157,7 +160,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let context = |world| Context {
             world,
             settings: Settings::clone(&settings),
-            writer: Writer::new(client.clone(), leadership.clone()),
+            writer: Writer::new(client.clone(), once, leadership.clone()),
             observer: Observer::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: metrics.clone(),

@@ -3,7 +3,7 @@
 //! A pod is asked when it changes, quickly while it has yet to serve what was written, and now and
 //! then otherwise. Whatever is new has its StreamAPI looked at again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,8 @@ pub struct PodView {
     pub name: String,
     /// Whether clients are sent to it.
     pub ready: bool,
+    /// It is a pod of somebody else, with the data plane as a sidecar.
+    pub is_sidecar: bool,
     /// What it said; why it said nothing.
     pub report: Result<Report, String>,
 }
@@ -199,12 +201,16 @@ impl Observer {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
         for pod in world.pods.state().into_iter().chain(world.sidecars.state()) {
-            let Some((uid, apis, address)) = running(&pod) else { continue };
+            let Some((uid, apis, address)) = running(&pod, world) else { continue };
+            if pods.contains_key(&uid) {
+                continue;
+            }
             let ready = is_ready(&pod);
             let asked = before.remove(&uid).filter(|asked| asked.address == address);
             let mut asked = asked.unwrap_or_else(|| {
                 let report = Err("it has not been asked yet".to_owned());
-                let view = PodView { name: pod.name_any(), ready, report };
+                let is_sidecar = address.port() == sidecar::ADMIN_PORT;
+                let view = PodView { name: pod.name_any(), ready, is_sidecar, report };
                 Asked { answered: false, apis, address, view, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
@@ -246,17 +252,23 @@ impl Observer {
 }
 
 /// Uid, APIs and admin port of a pod that runs and is not about to end.
-fn running(pod: &Pod) -> Option<(String, Vec<Name>, SocketAddr)> {
+fn running(pod: &Pod, world: &World) -> Option<(String, Vec<Name>, SocketAddr)> {
     let status = pod.status.as_ref()?;
-    if pod.metadata.deletion_timestamp.is_some() || status.phase.as_deref() != Some("Running") {
+    let is_sidecar = pod.labels().contains_key(sidecar::INJECTED);
+    // A sidecar runs before the containers that wait for it.
+    let phases: &[&str] = if is_sidecar { &["Running", "Pending"] } else { &["Running"] };
+    if pod.metadata.deletion_timestamp.is_some() || !phases.contains(&status.phase.as_deref()?) {
         return None;
     }
     let (names, port) = match pod.labels().get(API_LABEL) {
-        Some(api) if !pod.labels().contains_key(sidecar::INJECTED) => (api, ADMIN_PORT),
+        Some(api) if !is_sidecar => (api, ADMIN_PORT),
         _ => (pod.annotations().get(sidecar::APIS)?, sidecar::ADMIN_PORT),
     };
     let namespace = pod.namespace()?;
-    let apis = names.split(',').map(|api| (namespace.clone(), api.to_owned())).collect();
+    // Whoever made the pod may have written that: what is no API of the namespace is not looked at.
+    let names: BTreeSet<&str> = names.split(',').take(sidecar::MOST_APIS).collect();
+    let apis = names.into_iter().map(|api| (namespace.clone(), api.to_owned()));
+    let apis: Vec<Name> = apis.filter(|api| world.has(api)).collect();
     Some((pod.uid()?, apis, SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port)))
 }
 

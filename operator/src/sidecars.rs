@@ -4,11 +4,10 @@
 //! when anything of the pod changes: so pods that are behind are touched. Pods without the sidecar, or
 //! with an earlier one, are found, told and, where that is asked for, replaced.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
@@ -17,7 +16,7 @@ use sluice_config::Entry;
 use sluice_config::placement::{Sidecar, Update};
 
 use crate::apply::{ApplyError, PATIENCE, Writer};
-use crate::children::sidecar::{APIS, GIVEN, digest, guests, obstacle};
+use crate::children::sidecar::{APIS, GIVEN, NAME, digest, guests, obstacle};
 use crate::children::{Owner, Settings};
 use crate::observe::{PodView, is_ready};
 use crate::report::Sidecars;
@@ -29,8 +28,10 @@ const SYNC: &str = "sluice.dev/sync";
 const TOUCH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How often pods are looked for at most, and how often if nothing happens.
 const LOOK: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// Most pods of one list.
-const LIST: u32 = 500;
+/// Pods of one page of a list, and most pages.
+const LIST: (u32, usize) = (500, 20);
+/// After this an eviction is forgotten, whatever became of it: somebody may have mended what was wrong.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// What is known of the sidecars of all APIs.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub struct Care {
     /// By API and pod.
     touched: Mutex<HashMap<(Name, String), Touch>>,
     looked: Mutex<HashMap<Name, Look>>,
+    /// By namespace, for several APIs may select the same pods: one pod at a time, whoever asks.
+    evicted: Mutex<HashMap<String, Eviction>>,
 }
 
 /// The last touch of a pod.
@@ -54,8 +57,20 @@ struct Look {
     /// What was expected of new pods then.
     digests: Vec<String>,
     found: Sidecars,
-    /// When a pod was last evicted: younger ones show whether that helps.
-    evicted: Option<Timestamp>,
+}
+
+/// A pod that had to go, until its successor is there and as it should be.
+#[derive(Clone)]
+struct Eviction {
+    api: String,
+    pod: String,
+    at: Instant,
+    /// What was expected of new pods then.
+    digests: Vec<String>,
+    /// Everybody who was there: whoever is not among them is new.
+    known: BTreeSet<String>,
+    /// How many were not about to end.
+    count: usize,
 }
 
 impl Care {
@@ -63,37 +78,44 @@ impl Care {
     pub fn forget(&self, api: &Name) {
         self.touched.lock().retain(|(of, _), _| of != api);
         self.looked.lock().remove(api);
+        self.evicted.lock().retain(|namespace, eviction| *namespace != api.0 || eviction.api != api.1);
     }
 
-    /// Has kubelets look at the mounts of the pods that do not serve `entry`; when to try again.
+    /// Has kubelets look at the mounts of the pods that do not serve `entry`, or do not tell; when to try
+    /// again. What cannot be touched is told in the log: it looks by itself within a minute or so.
     pub async fn sync(
         &self,
         writer: &Writer,
         api: &Name,
         entry: &Entry,
         pods: &[PodView],
-    ) -> Result<Option<Duration>, ApplyError> {
+    ) -> Option<Duration> {
         let key = format!("{}/{}", api.0, api.1);
-        let is_behind = |pod: &&PodView| {
-            let Ok(report) = &pod.report else { return false };
-            let refuses = report.refused.iter().any(|refused| refused.revision == entry.revision);
-            !refuses && report.apis.get(&key).is_none_or(|served| served.revision != entry.revision)
+        let serves = |pod: &PodView| {
+            let served = pod.report.as_ref().ok().and_then(|report| report.apis.get(&key));
+            served.is_some_and(|served| served.revision == entry.revision)
         };
-        let behind: Vec<_> = pods.iter().filter(is_behind).collect();
+        let behind: Vec<_> = pods.iter().filter(|pod| !serves(pod)).collect();
         self.touched.lock().retain(|(of, name), _| of != api || behind.iter().any(|pod| pod.name == *name));
         let mut again = None;
         for pod in behind {
             let (due, attempts) = self.due(api, pod, &entry.revision);
+            // Who does not answer may serve it already: once is enough.
+            if pod.report.is_err() && attempts > 1 {
+                continue;
+            }
             if due.is_zero() {
                 let value = format!("{}-{attempts}", &entry.revision[..entry.revision.len().min(12)]);
-                writer.annotate(&api.0, &pod.name, SYNC, &value).await?;
+                if let Err(error) = writer.annotate(&api.0, &pod.name, SYNC, &value).await {
+                    tracing::warn!(namespace = api.0, pod = pod.name, %error, "a pod was not touched");
+                }
                 let touch = Touch { revision: entry.revision.clone(), at: Instant::now(), attempts };
                 self.touched.lock().insert((api.clone(), pod.name.clone()), touch);
             }
             let next = if due.is_zero() { pause(attempts) } else { due };
             again = Some(again.map_or(next, |again: Duration| again.min(next)));
         }
-        Ok(again)
+        again
     }
 
     /// When a pod is to be touched, and for which time.
@@ -116,68 +138,96 @@ impl Care {
         settings: &Settings,
         owner: &Owner<'_>,
         sidecar: &Sidecar,
-    ) -> Result<(Sidecars, Duration), ApplyError> {
-        if !settings.injection {
-            return Ok((Sidecars { is_off: true, ..Sidecars::default() }, LOOK.1));
-        }
+    ) -> (Sidecars, Duration) {
         let name = (owner.namespace.to_owned(), owner.name.to_owned());
         let apis = world.guests(owner.namespace);
-        let expected = |labels| digest(&guests(&apis, labels), settings);
-        let before = self.looked.lock().get(&name).cloned();
         let digests: Vec<String> =
             apis.iter().filter_map(|guest| digest(std::slice::from_ref(guest), settings)).collect();
+        let before = self.looked.lock().get(&name).cloned();
         if let Some(look) = &before
             && look.digests == digests
             && look.at.elapsed() < LOOK.0
         {
-            return Ok((look.found.clone(), LOOK.0.saturating_sub(look.at.elapsed())));
+            return (look.found.clone(), LOOK.0.saturating_sub(look.at.elapsed()));
         }
-        let pods = selected(writer, owner, sidecar).await?;
+        let pods = match selected(writer, owner, sidecar).await {
+            Ok(pods) => pods,
+            Err(error) => {
+                tracing::warn!(namespace = owner.namespace, api = owner.name, %error, "pods were not looked for");
+                return (before.map(|look| look.found).unwrap_or_default(), LOOK.1);
+            }
+        };
+        // What is served is its last good self, while new pods get what it says now: nothing.
+        if !apis.iter().any(|guest| guest.api == owner.name) {
+            return (Sidecars::default(), LOOK.1);
+        }
         let mut found = Sidecars::default();
         let mut strays = Vec::new();
-        for pod in &pods {
-            let annotation = |name: &str| pod.annotations().get(name).map(String::as_str);
-            let has = annotation(APIS).is_some_and(|apis| apis.split(',').any(|api| api == owner.name));
-            if !has {
+        for pod in pods.iter().filter(|pod| !is_ending(pod)) {
+            let expected = digest(&guests(&apis, pod.labels()), settings);
+            if !has(pod, owner.name) {
                 found.missing.push(pod.name_any());
-            } else if annotation(GIVEN) != expected(pod.labels()).as_deref() {
+            } else if pod.annotations().get(GIVEN) != expected.as_ref() {
                 found.outdated.push(pod.name_any());
             } else {
                 continue;
             }
             strays.push(pod);
         }
-        let mut evicted = before.as_ref().and_then(|look| look.evicted);
         let mut again = LOOK.1;
-        if sidecar.update == Update::Rollout && !strays.is_empty() {
-            again = LOOK.0;
-            match next(&pods, &strays, evicted) {
-                Next::Stuck(reason) => found.stuck = Some(reason),
-                Next::Wait(pod) => {
-                    let pod = pod.name_any();
-                    found.stuck =
-                        Some(format!("they are replaced one by one, the next one when {pod} is ready"));
+        if sidecar.update == Update::Rollout {
+            (found.stuck, again) = self.replace(writer, owner, &pods, &strays, &digests).await;
+        }
+        self.looked.lock().insert(name, Look { at: Instant::now(), digests, found: found.clone() });
+        (found, again)
+    }
+
+    /// Has one of `strays` end, if it is time; how that stands, and when to look again.
+    async fn replace(
+        &self,
+        writer: &Writer,
+        owner: &Owner<'_>,
+        pods: &[Pod],
+        strays: &[&Pod],
+        digests: &[String],
+    ) -> (Option<String>, Duration) {
+        let eviction = self.evicted.lock().get(owner.namespace).cloned();
+        let eviction = eviction.filter(|it| it.at.elapsed() < FORGOTTEN && it.digests == digests);
+        let next = match &eviction {
+            Some(other) if other.api != owner.name => Next::Wait(format!("{} of {}", other.pod, other.api)),
+            eviction => next(pods, strays, eviction.as_ref()),
+        };
+        match next {
+            Next::Nothing => {
+                if eviction.is_some_and(|eviction| eviction.api == owner.name) {
+                    self.evicted.lock().remove(owner.namespace);
                 }
-                Next::Evict(pod) => {
-                    let at = Timestamp::now();
-                    if writer.evict(owner.namespace, pod).await? {
-                        tracing::info!(
-                            namespace = owner.namespace,
-                            pod = pod.name_any(),
-                            "evicted for a new sidecar"
-                        );
-                        evicted = Some(at);
-                    } else {
-                        found.stuck = Some(format!(
-                            "the disruption budget of {} does not allow it now",
-                            pod.name_any()
-                        ));
+                (None, LOOK.1)
+            }
+            Next::Stuck(reason) => (Some(reason), LOOK.1),
+            Next::Wait(whom) => (Some(format!("they are replaced one by one; waiting for {whom}")), LOOK.0),
+            Next::Evict(pod) => {
+                let name = pod.name_any();
+                match writer.evict(owner.namespace, pod).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        return (Some(format!("a disruption budget keeps {name} for now")), LOOK.0);
                     }
+                    Err(error) => return (Some(format!("{name} cannot be evicted: {error}")), LOOK.1),
                 }
+                tracing::info!(namespace = owner.namespace, pod = name, "evicted for a new sidecar");
+                let eviction = Eviction {
+                    api: owner.name.to_owned(),
+                    pod: name.clone(),
+                    at: Instant::now(),
+                    digests: digests.to_vec(),
+                    known: pods.iter().filter_map(Pod::uid).collect(),
+                    count: pods.iter().filter(|pod| !is_ending(pod)).count(),
+                };
+                self.evicted.lock().insert(owner.namespace.to_owned(), eviction);
+                (Some(format!("they are replaced one by one; waiting for the successor of {name}")), LOOK.0)
             }
         }
-        self.looked.lock().insert(name, Look { at: Instant::now(), digests, found: found.clone(), evicted });
-        Ok((found, again))
     }
 }
 
@@ -185,54 +235,89 @@ fn pause(attempts: u32) -> Duration {
     (TOUCH.0 * 2_u32.saturating_pow(attempts.saturating_sub(1).min(16))).min(TOUCH.1)
 }
 
-/// The pods that `sidecar` selects, are not about to end, and can have one.
+fn is_ending(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether the sidecar of `api` is in the pod: by what it says, and by what it has.
+fn has(pod: &Pod, api: &str) -> bool {
+    let says = pod.annotations().get(APIS).is_some_and(|apis| apis.split(',').any(|it| it == api));
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    says && containers.into_iter().any(|container| container.name == NAME)
+}
+
+/// The pods that `sidecar` selects and that can have one, those that are about to end included.
 async fn selected(writer: &Writer, owner: &Owner<'_>, sidecar: &Sidecar) -> Result<Vec<Pod>, ApplyError> {
     let labels: Vec<_> =
         sidecar.labels(owner.name).iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let labels = labels.join(",");
     let api: Api<Pod> = Api::namespaced(writer.client.clone(), owner.namespace);
-    let parameters = ListParams::default()
-        .labels(&labels.join(","))
+    let mut parameters = ListParams::default()
+        .labels(&labels)
         .fields("status.phase!=Succeeded,status.phase!=Failed")
-        .limit(LIST);
-    let listed = tokio::time::timeout(PATIENCE, api.list(&parameters)).await.map_err(|_| ApplyError::Late)?;
-    let listed = listed.map_err(|source| ApplyError::Request {
-        kind: "Pods",
-        name: labels.join(","),
-        source: Box::new(source),
-    })?;
-    let can_have = |pod: &Pod| {
-        let pod = json!({"metadata": {"labels": pod.labels()}, "spec": {
-            "hostNetwork": pod.spec.as_ref().and_then(|spec| spec.host_network),
-            "os": pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).map_or(Value::Null, |os| json!({"name": os.name})),
-        }});
-        obstacle(&pod).is_none()
-    };
-    Ok(listed.items.into_iter().filter(can_have).collect())
+        .limit(LIST.0);
+    let mut pods = Vec::new();
+    for _ in 0..LIST.1 {
+        let page =
+            tokio::time::timeout(PATIENCE, api.list(&parameters)).await.map_err(|_| ApplyError::Late)?;
+        let page = page.map_err(|source| ApplyError::Request {
+            kind: "Pods",
+            name: labels.clone(),
+            source: Box::new(source),
+        })?;
+        pods.extend(page.items.into_iter().filter(can_have));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(pods),
+        }
+    }
+    tracing::warn!(namespace = owner.namespace, labels, "more pods than can be looked at; name fewer");
+    Ok(pods)
+}
+
+fn can_have(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let containers: Vec<_> =
+        spec.iter().flat_map(|spec| &spec.containers).map(|it| json!({"name": it.name})).collect();
+    let pod = json!({"metadata": {"labels": pod.labels()}, "spec": {
+        "containers": containers,
+        "hostNetwork": spec.and_then(|spec| spec.host_network),
+        "os": spec.and_then(|spec| spec.os.as_ref()).map_or(Value::Null, |os| json!({"name": os.name})),
+    }});
+    obstacle(&pod).is_none()
 }
 
 /// What to do about pods that are not as new ones would be.
 enum Next<'a> {
+    /// Nothing: all are as they should be.
+    Nothing,
     /// Nothing will help.
     Stuck(String),
-    /// This one has to become ready first.
-    Wait(&'a Pod),
+    /// This one comes first.
+    Wait(String),
     /// Have this one end.
     Evict(&'a Pod),
 }
 
-/// One pod at a time, when all others are ready; none if the last successor was no better.
-fn next<'a>(pods: &'a [Pod], strays: &[&'a Pod], evicted: Option<Timestamp>) -> Next<'a> {
-    let younger = |pod: &&&Pod| {
-        let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        // Creation is told in whole seconds.
-        created.zip(evicted).is_some_and(|(created, evicted)| created.as_second() > evicted.as_second())
-    };
-    if let Some(pod) = strays.iter().find(younger) {
-        return Next::Stuck(format!(
-            "{} took the place of an evicted one and is no better, so no other is evicted; is the namespace labelled \
-             sluice.dev/injection: enabled, and does the webhook answer?",
-            pod.name_any()
-        ));
+/// One pod at a time, when the successor of the last one is there and good, and all others are ready.
+fn next<'a>(pods: &[Pod], strays: &[&'a Pod], eviction: Option<&Eviction>) -> Next<'a> {
+    let live: Vec<_> = pods.iter().filter(|pod| !is_ending(pod)).collect();
+    if let Some(eviction) = eviction {
+        let is_new = |pod: &&&Pod| pod.uid().is_none_or(|uid| !eviction.known.contains(&uid));
+        if let Some(pod) = strays.iter().find(is_new) {
+            return Next::Stuck(format!(
+                "{} took the place of {} and is no better, so no other is evicted; is the namespace labelled \
+                 sluice.dev/injection: enabled, and does the webhook answer?",
+                pod.name_any(),
+                eviction.pod
+            ));
+        }
+        if !live.iter().any(|pod| is_new(&pod)) || live.len() < eviction.count {
+            return Next::Wait(format!("the successor of {}", eviction.pod));
+        }
+    }
+    if strays.is_empty() {
+        return Next::Nothing;
     }
     let would_come_back = |pod: &&Pod| {
         pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.kind != "Job")
@@ -240,9 +325,9 @@ fn next<'a>(pods: &'a [Pod], strays: &[&'a Pod], evicted: Option<Timestamp>) -> 
     let Some(stray) = strays.iter().copied().find(would_come_back) else {
         return Next::Stuck("nobody would make them again; delete them yourself".to_owned());
     };
-    let settled = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod);
+    let settled = |pod: &Pod| !is_ending(pod) && is_ready(pod);
     match pods.iter().filter(|pod| pod.uid() != stray.uid()).find(|pod| !settled(pod)) {
-        Some(pod) => Next::Wait(pod),
+        Some(pod) => Next::Wait(pod.name_any()),
         None => Next::Evict(stray),
     }
 }
@@ -251,41 +336,71 @@ fn next<'a>(pods: &'a [Pod], strays: &[&'a Pod], evicted: Option<Timestamp>) -> 
 mod tests {
     use super::*;
 
-    fn pod(name: &str, ready: bool, created: &str, controller: Option<&str>) -> Pod {
+    fn pod(name: &str, ready: bool, controller: Option<&str>) -> Pod {
         let owners = controller.map(|kind| {
             json!([{"apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "x", "controller": true}])
         });
         let status = if ready { "True" } else { "False" };
         serde_json::from_value(json!({
-            "metadata": {"name": name, "uid": name, "creationTimestamp": created, "ownerReferences": owners},
+            "metadata": {"name": name, "uid": name, "ownerReferences": owners},
             "status": {"conditions": [{"type": "Ready", "status": status}]},
         }))
         .expect("a pod")
     }
 
-    fn outcome(pods: &[Pod], strays: &[usize], evicted: Option<&str>) -> String {
+    fn ending(mut pod: Pod) -> Pod {
+        let at = json!("2026-01-01T00:00:00Z");
+        pod.metadata.deletion_timestamp = Some(serde_json::from_value(at).expect("a time"));
+        pod
+    }
+
+    /// What `strays` of `pods` come to, after `known` were there when one was evicted.
+    fn outcome(pods: &[Pod], strays: &[usize], known: &[&str]) -> String {
         let strays: Vec<_> = strays.iter().map(|stray| &pods[*stray]).collect();
-        match next(pods, &strays, evicted.map(|at| at.parse().expect("a time"))) {
+        let eviction = (!known.is_empty()).then(|| Eviction {
+            api: "shop".into(),
+            pod: known[0].into(),
+            at: Instant::now(),
+            digests: Vec::new(),
+            known: known.iter().map(|name| (*name).to_owned()).collect(),
+            count: known.len(),
+        });
+        match next(pods, &strays, eviction.as_ref()) {
+            Next::Nothing => "nothing".to_owned(),
             Next::Stuck(_) => "stuck".to_owned(),
-            Next::Wait(_) => "wait".to_owned(),
+            Next::Wait(whom) => format!("wait for {whom}"),
             Next::Evict(pod) => pod.name_any(),
         }
     }
 
     #[test]
-    fn one_pod_at_a_time_is_evicted_and_none_in_vain() {
-        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z");
+    fn one_pod_at_a_time_is_evicted_when_all_others_are_ready() {
         let set = Some("ReplicaSet");
-        let pods = [pod("a", true, early, set), pod("b", true, early, set)];
-        assert_eq!(outcome(&pods, &[0, 1], None), "a");
-        let busy = [pod("a", true, early, set), pod("b", false, early, set)];
-        assert_eq!(outcome(&busy, &[0], None), "wait");
-        assert_eq!(outcome(&busy, &[1], None), "b", "whoever is replaced need not be ready");
-        // The successor of the last one lacks it too.
-        let vain = [pod("a", true, late, set), pod("b", true, early, set)];
-        assert_eq!(outcome(&vain, &[0, 1], Some("2026-01-01T00:05:00Z")), "stuck");
-        assert_eq!(outcome(&vain, &[1], Some("2026-01-01T00:05:00Z")), "b", "the successor is fine");
-        let alone = [pod("a", true, early, None), pod("b", true, early, Some("Job"))];
-        assert_eq!(outcome(&alone, &[0, 1], None), "stuck");
+        let pods = [pod("a", true, set), pod("b", true, set)];
+        assert_eq!(outcome(&pods, &[], &[]), "nothing");
+        assert_eq!(outcome(&pods, &[0, 1], &[]), "a");
+        let busy = [pod("a", true, set), pod("b", false, set)];
+        assert_eq!(outcome(&busy, &[0], &[]), "wait for b");
+        assert_eq!(outcome(&busy, &[1], &[]), "b", "whoever is replaced need not be ready");
+        let leaving = [pod("a", true, set), ending(pod("b", true, set))];
+        assert_eq!(outcome(&leaving, &[0], &[]), "wait for b");
+        let alone = [pod("a", true, None), pod("b", true, Some("Job"))];
+        assert_eq!(outcome(&alone, &[0, 1], &[]), "stuck");
+    }
+
+    #[test]
+    fn after_an_eviction_nobody_goes_before_a_good_successor_is_there() {
+        let set = Some("ReplicaSet");
+        // `a` was evicted of three: it ends, it is gone, and nobody came, as a quota may have it.
+        let ends = [ending(pod("a", true, set)), pod("b", true, set), pod("c", true, set)];
+        assert_eq!(outcome(&ends, &[1, 2], &["a", "b", "c"]), "wait for the successor of a");
+        let gone = [pod("b", true, set), pod("c", true, set)];
+        assert_eq!(outcome(&gone, &[0, 1], &["a", "b", "c"]), "wait for the successor of a");
+        let starts = [pod("b", true, set), pod("c", true, set), pod("d", false, set)];
+        assert_eq!(outcome(&starts, &[0, 1], &["a", "b", "c"]), "wait for d");
+        let good = [pod("b", true, set), pod("c", true, set), pod("d", true, set)];
+        assert_eq!(outcome(&good, &[0, 1], &["a", "b", "c"]), "b");
+        assert_eq!(outcome(&good, &[0, 1, 2], &["a", "b", "c"]), "stuck", "the successor is no better");
+        assert_eq!(outcome(&good, &[], &["a", "b", "c"]), "nothing");
     }
 }

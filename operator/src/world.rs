@@ -17,9 +17,11 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_config::Problem;
+use sluice_config::placement::{Placement, check};
 use sluice_crds::{GROUP, USE_LABEL, VERSION};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -137,6 +139,9 @@ fn pack(child: &mut DynamicObject) {
 /// Of a pod only where it is and how it fares matters.
 fn strip(pod: &mut Pod) {
     pod.spec = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| name == sidecar::APIS);
+    }
     if let Some(status) = &mut pod.status {
         (status.container_statuses, status.init_container_statuses) = (None, None);
     }
@@ -252,15 +257,22 @@ impl World {
         self.children.get(&kind)?.get(&reference).map(|child| Arc::new(unpacked(&child)))
     }
 
+    /// Whether there is such a StreamAPI.
+    pub fn has(&self, (namespace, name): &Name) -> bool {
+        self.apis.get(&ObjectRef::new_with(name, api_resource()).within(namespace)).is_some()
+    }
+
     /// The APIs of `namespace` that are served in sidecars, the oldest first.
     pub fn guests(&self, namespace: &str) -> Vec<Guest> {
         let mut apis = within(&self.apis, namespace);
         apis.retain(|api| api.metadata.deletion_timestamp.is_none());
         apis.sort_by_key(|api| (api.creation_timestamp(), api.name_any()));
         let guest = |api: Arc<DynamicObject>| {
-            // What cannot be read selects nothing; its conditions say so.
-            let sidecar =
-                serde_json::from_value(api.data.pointer("/spec/placement/sidecar")?.clone()).ok()?;
+            // What cannot be read or is wrong selects nothing; its conditions say so.
+            let placement = Placement::deserialize(api.data.pointer("/spec/placement")?).ok()?;
+            let mut problems = Vec::new();
+            check(&placement, &mut problems);
+            let sidecar = placement.sidecar().filter(|_| problems.is_empty())?.clone();
             Some(Guest { api: api.name_any(), sidecar })
         };
         apis.into_iter().filter_map(guest).collect()

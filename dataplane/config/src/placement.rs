@@ -18,7 +18,7 @@ mod check;
 mod sidecar;
 
 pub use check::{check, is_label_value};
-pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, Update};
+pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, SidecarResources, Update};
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
 /// own process and ignores this.

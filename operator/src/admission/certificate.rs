@@ -201,7 +201,15 @@ impl Keeper {
         for (kind, plural) in CONFIGURATIONS.into_iter().take(1 + usize::from(self.sidecars)) {
             let kind = resource("admissionregistration.k8s.io", "v1", kind, plural);
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind);
-            let configuration = api.get(&self.configuration).await?;
+            let Some(configuration) = api.get_opt(&self.configuration).await? else {
+                // Somebody took it away, to be rid of what it does. The other one goes on.
+                tracing::warn!(
+                    kind = kind.kind,
+                    name = self.configuration,
+                    "there is none; the API server does not ask"
+                );
+                continue;
+            };
             let webhooks = configuration.data["webhooks"].as_array().into_iter().flatten();
             let late = webhooks.filter(|webhook| webhook["clientConfig"]["caBundle"] != bundle);
             let late: Vec<_> = late

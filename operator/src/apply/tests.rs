@@ -54,7 +54,7 @@ async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 8] {
 #[tokio::test]
 async fn whoever_does_not_lead_writes_nothing() {
     let (client, writes) = server();
-    let late = Writer::new(client, renewed(Duration::from_secs(60)));
+    let late = Writer::new(client.clone(), client, renewed(Duration::from_secs(60)));
     for result in every_write(&late).await {
         assert!(matches!(result, Err(ApplyError::NotLeading)), "{result:?}");
     }
@@ -64,7 +64,7 @@ async fn whoever_does_not_lead_writes_nothing() {
 #[tokio::test]
 async fn the_leader_writes() {
     let (client, writes) = server();
-    for result in every_write(&Writer::new(client, renewed(Duration::ZERO))).await {
+    for result in every_write(&Writer::new(client.clone(), client, renewed(Duration::ZERO))).await {
         assert!(result.is_ok(), "{result:?}");
     }
     assert_eq!(writes.load(Ordering::SeqCst), 8);

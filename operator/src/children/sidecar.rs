@@ -12,8 +12,10 @@ use sluice_config::placement::{Bind, SIDECAR_PORT, Sidecar};
 use super::{MANAGED_BY, Settings, child_name, workload};
 use crate::build::hex;
 
+/// Most APIs of one pod; of more that select it the oldest count.
+pub const MOST_APIS: usize = 16;
 /// Name of the container.
-const NAME: &str = "sluice";
+pub const NAME: &str = "sluice";
 /// Name of the volume that has no token.
 const NO_TOKEN: &str = "sluice-no-token";
 /// What of an API is mounted.
@@ -26,7 +28,8 @@ pub const GIVEN: &str = "sluice.dev/given";
 /// Annotation with the names of the APIs, in the order in which they are mounted.
 pub const APIS: &str = "sluice.dev/apis";
 /// Port on which a sidecar answers probes, scrapers and the operator.
-pub const ADMIN_PORT: u16 = 15090;
+/// (15090 is taken in pods of a service mesh.)
+pub const ADMIN_PORT: u16 = 15081;
 /// Environment variable of the other containers: where the sidecar is.
 const URL_VARIABLE: &str = "SLUICE_URL";
 /// Clients are in the same pod and end first, so nobody has to be waited for but the brokers.
@@ -53,6 +56,9 @@ pub fn obstacle(pod: &Value) -> Option<&'static str> {
             "it uses the network of its node, where every process would reach the sidecar; remove `hostNetwork`",
         );
     }
+    if pod["spec"]["containers"].as_array().is_some_and(|all| all.iter().any(|it| it["name"] == NAME)) {
+        return Some("a container of its own is called `sluice`; rename it");
+    }
     if pod["spec"]["os"]["name"] == "windows" {
         return Some("it runs on Windows");
     }
@@ -62,25 +68,45 @@ pub fn obstacle(pod: &Value) -> Option<&'static str> {
 /// The pod with the sidecar of `guests`, the oldest first; as it was if there are none.
 pub fn inject(pod: &Value, guests: &[Guest], settings: &Settings) -> Value {
     let mut pod = pod.clone();
-    take_out(&mut pod);
-    let Some(eldest) = guests.first() else { return pod };
+    let Some(eldest) = guests.first() else {
+        take_out(&mut pod);
+        return pod;
+    };
     let given = given(guests, eldest, settings);
     let digest = digest_of(&given);
+    if has_been_given(&pod, &given, &digest) {
+        tell_all(object(&mut pod["spec"]));
+        return pod;
+    }
+    take_out(&mut pod);
     let metadata = object(&mut pod["metadata"]);
     object(metadata.entry("labels").or_insert(Value::Null)).insert(INJECTED.into(), "true".into());
     let annotations = object(metadata.entry("annotations").or_insert(Value::Null));
     annotations.insert(GIVEN.into(), digest.into());
     annotations.insert(APIS.into(), names(guests).into());
     let spec = object(&mut pod["spec"]);
-    for kind in ["initContainers", "containers"] {
-        for container in spec.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
-            tell(container);
-        }
-    }
+    tell_all(spec);
     // First, so that the other init containers have it too.
     list(spec, "initContainers").insert(0, given["container"].clone());
     list(spec, "volumes").extend(given["volumes"].as_array().cloned().unwrap_or_default());
     pod
+}
+
+/// Whether an earlier pass gave all that. What others did to the container since, a default limit or
+/// another registry, is theirs: who takes it back may make a pod that nobody admits.
+fn has_been_given(pod: &Value, given: &Value, digest: &str) -> bool {
+    let containers = pod["spec"]["initContainers"].as_array();
+    let container = containers.into_iter().flatten().find(|container| container["name"] == NAME);
+    let same = |field: &str| container.is_some_and(|it| it[field] == given["container"][field]);
+    pod["metadata"]["annotations"][GIVEN] == digest
+        && ["args", "restartPolicy", "securityContext"].map(same) == [true; 3]
+}
+
+fn tell_all(spec: &mut Map<String, Value>) {
+    for kind in ["initContainers", "containers"] {
+        let containers = spec.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten();
+        containers.filter(|container| container["name"] != NAME).for_each(tell);
+    }
 }
 
 /// Digest of what `guests` have a pod given now.
@@ -116,6 +142,12 @@ fn take_out(pod: &mut Value) {
     }
 }
 
+/// A volume without a token, and without data that would keep a node from being drained.
+fn nothing() -> Value {
+    let item = json!({"path": "pod", "fieldRef": {"fieldPath": "metadata.name"}});
+    json!({"name": NO_TOKEN, "downwardAPI": {"items": [item]}})
+}
+
 fn volume_name(part: &str, api: &str) -> String {
     format!("sluice-{part}-{api}")
 }
@@ -137,7 +169,7 @@ pub fn url() -> String {
 /// The container and its volumes.
 fn given(guests: &[Guest], eldest: &Guest, settings: &Settings) -> Value {
     let mut arguments = vec!["serve".to_owned()];
-    let mut volumes = vec![json!({"name": NO_TOKEN, "emptyDir": {"sizeLimit": "1Mi"}})];
+    let mut volumes = vec![nothing()];
     let mut mounts = vec![json!({"name": NO_TOKEN, "mountPath": TOKEN_PATH, "readOnly": true})];
     for guest in guests {
         let (api, child) = (&guest.api, child_name(&guest.api));
@@ -209,7 +241,8 @@ fn list<'a>(fields: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value
 
 /// Those of `apis` (oldest first) that select a pod with these labels.
 pub fn guests(apis: &[Guest], labels: &BTreeMap<String, String>) -> Vec<Guest> {
-    apis.iter().filter(|guest| guest.sidecar.selects(&guest.api, labels)).cloned().collect()
+    let selecting = apis.iter().filter(|guest| guest.sidecar.selects(&guest.api, labels));
+    selecting.take(MOST_APIS).cloned().collect()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ struct Ports {
 }
 
 const OWN: Ports = Ports { clients: 8080, admin: 9090 };
-const SIDECAR: Ports = Ports { clients: 15080, admin: 15090 };
+const SIDECAR: Ports = Ports { clients: 15080, admin: 15081 };
 
 impl Pod {
     /// Runs the pod that the Deployment of `api` asks for, and waits until it is ready.

@@ -1,7 +1,10 @@
 //! Checks of a placement that the schema cannot say.
 
+use std::collections::BTreeMap;
+
 use super::{
-    Listener, Placement, PodTemplate, Protocol, Resources, Sidecar, TaintEffect, TolerationOperator,
+    Listener, Placement, PodTemplate, Protocol, Quantity, Sidecar, SidecarResources, TaintEffect,
+    TolerationOperator,
 };
 use crate::check::{Problem, clip};
 
@@ -13,13 +16,15 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
     match placement {
         Placement::Deployment(deployment) => {
             let at = "spec.placement.deployment";
-            check_resources(at, &deployment.resources, problems);
+            check_resources(at, &deployment.resources.requests, &deployment.resources.limits, problems);
             check_listeners(at, &deployment.listeners, problems);
             check_template(at, &deployment.pod_template, problems);
         }
         Placement::Sidecar(sidecar) => {
             let at = "spec.placement.sidecar";
-            check_resources(at, &sidecar.resources, problems);
+            let SidecarResources { requests, limits } = &sidecar.resources;
+            check_resources(at, requests, limits, problems);
+            check_common(at, [requests, limits], problems);
             check_selector(at, sidecar, problems);
         }
     }
@@ -37,8 +42,26 @@ fn check_selector(at: &str, sidecar: &Sidecar, problems: &mut Vec<Problem>) {
     }
 }
 
-fn check_resources(at: &str, resources: &Resources, problems: &mut Vec<Problem>) {
-    let Resources { requests, limits } = resources;
+/// A pod of somebody else must not be refused for what its sidecar asks for.
+fn check_common(at: &str, both: [&BTreeMap<String, Quantity>; 2], problems: &mut Vec<Problem>) {
+    const COMMON: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+    for (part, quantities) in ["requests", "limits"].into_iter().zip(both) {
+        for name in quantities.keys().filter(|name| !COMMON.contains(&name.as_str())) {
+            let at = format!("{at}.resources.{part}[{:?}]", clip(name));
+            problems.push(Problem::new(
+                at,
+                "is nothing that a sidecar uses; write cpu, memory or ephemeral-storage",
+            ));
+        }
+    }
+}
+
+fn check_resources(
+    at: &str,
+    requests: &BTreeMap<String, Quantity>,
+    limits: &BTreeMap<String, Quantity>,
+    problems: &mut Vec<Problem>,
+) {
     for (name, request) in requests {
         if limits.get(name).is_some_and(|limit| limit.milli() < request.milli()) {
             let at = format!("{at}.resources.requests[{name:?}]");
@@ -162,6 +185,26 @@ mod tests {
         let mut problems = Vec::new();
         check(&Placement::Deployment(deployment), &mut problems);
         problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_would_keep_pods_of_others_from_being_made_is_told() {
+        let problems = |text: &str| {
+            let placement: Placement = serde_json::from_str(text).expect("a placement");
+            let mut problems = Vec::new();
+            check(&placement, &mut problems);
+            problems.iter().map(|problem| problem.at.clone()).collect::<Vec<_>>()
+        };
+        assert!(problems(r#"{"sidecar": {}}"#).is_empty());
+        let at = "spec.placement.sidecar";
+        let gpu = r#"{"sidecar": {"resources": {"limits": {"gpu": "1"}}}}"#;
+        assert_eq!(problems(gpu), [format!("{at}.resources.limits[\"gpu\"]")]);
+        let low = r#"{"sidecar": {"resources": {"limits": {"memory": "32Mi"}}}}"#;
+        assert_eq!(problems(low), [format!("{at}.resources.requests[\"memory\"]")]);
+        let all = r#"{"sidecar": {"selector": {"matchLabels": {}}}}"#;
+        assert_eq!(problems(all), [format!("{at}.selector.matchLabels")]);
+        let wrong = r#"{"sidecar": {"selector": {"matchLabels": {"a/b/c": "x"}}}}"#;
+        assert_eq!(problems(wrong), [format!("{at}.selector.matchLabels[\"a/b/c\"]")]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LabelValue, Quantity, Resources};
+use super::{LabelValue, Quantity};
 
 /// Where clients reach a sidecar, on the pod's own loopback unless [`Bind::Pod`] is asked for.
 pub const SIDECAR_PORT: u16 = 15080;
@@ -15,7 +15,7 @@ pub const SIDECAR_LABEL: &str = "sluice.dev/sidecar";
 /// A native sidecar in every pod that is selected, added as the pod is created. The namespace must be
 /// labelled `sluice.dev/injection: enabled`. Several APIs that select a pod share one sidecar; then
 /// `resources` and `bind` are those of the oldest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sidecar {
     /// Which pods of the namespace get it. Default: those with the label `sluice.dev/sidecar` and the
@@ -23,24 +23,32 @@ pub struct Sidecar {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
     /// What the sidecar's container asks for and may use. Default: 50m and 64Mi, at most 256Mi.
-    pub resources: Resources,
+    pub resources: SidecarResources,
     /// Who may connect to port 15080.
     pub bind: Bind,
     /// What becomes of running pods that lack the sidecar or have another one than new pods get.
     pub update: Update,
 }
 
-impl Default for Sidecar {
+/// Compute resources of a sidecar by name (`cpu`, `memory`), as Kubernetes quantities. Rings, client
+/// buffers and broker queues stay within 60 % of the memory limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarResources {
+    /// What the scheduler reserves.
+    #[schemars(extend("maxProperties" = 8))]
+    pub requests: BTreeMap<String, Quantity>,
+    /// What the container may use at most.
+    #[schemars(extend("maxProperties" = 8))]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl Default for SidecarResources {
     fn default() -> Self {
         let quantity = |name: &str, value: &str| (name.to_owned(), Quantity(value.to_owned()));
         Self {
-            selector: None,
-            resources: Resources {
-                requests: [quantity("cpu", "50m"), quantity("memory", "64Mi")].into(),
-                limits: [quantity("memory", "256Mi")].into(),
-            },
-            bind: Bind::default(),
-            update: Update::default(),
+            requests: [quantity("cpu", "50m"), quantity("memory", "64Mi")].into(),
+            limits: [quantity("memory", "256Mi")].into(),
         }
     }
 }

@@ -109,6 +109,12 @@ impl Gatherer {
                 values.entry(digest.clone()).or_insert_with(|| value.clone());
             }
         }
+        let named = self.config.iter().flat_map(|config| config.apis.keys());
+        for api in named.filter(|_| self.only_mounted) {
+            if let Some(kept) = self.keys.get(api) {
+                keys.entry(api.clone()).or_insert_with(|| kept.clone());
+            }
+        }
         if origin == Origin::Mount && watched {
             // Older than what the watch brought; it may only add what is missing.
             values.extend(self.values.0.iter().map(|(digest, value)| (digest.clone(), value.clone())));

@@ -34,7 +34,7 @@ impl Mounts {
             for (place, mount) in watched.iter().enumerate() {
                 // The Secret first, for the config names what is in it. The thread is the watcher's
                 // own, so it may wait.
-                let material = changed(&mount.material).then(|| material(mount));
+                let material = changed(&mount.material).then(|| material(mount)).flatten();
                 let config = changed(&mount.config).then(|| config(mount)).flatten();
                 for delivery in material.into_iter().chain(config) {
                     let _ = deliver.blocking_send((place, delivery));
@@ -57,15 +57,15 @@ impl Mounts {
     /// What is mounted now, the Secrets first.
     pub fn read(&self) -> impl Iterator<Item = (usize, Delivery)> {
         let both =
-            |(place, mount)| [material(mount)].into_iter().chain(config(mount)).map(move |it| (place, it));
+            |(place, mount)| material(mount).into_iter().chain(config(mount)).map(move |it| (place, it));
         self.mounts.iter().enumerate().flat_map(both)
     }
 }
 
-/// What the Secret holds. What cannot be read is left out; then a config lacks its material, and the
-/// last good one keeps serving.
-fn material(mount: &Mount) -> Delivery {
-    Delivery::Material(Origin::Mount, read(&mount.material).0)
+/// What the Secret holds; nothing at all if that could not be read.
+fn material(mount: &Mount) -> Option<Delivery> {
+    let (data, is_whole) = read(&mount.material);
+    is_whole.then_some(Delivery::Material(Origin::Mount, data))
 }
 
 /// What the ConfigMap holds; nothing at all if that could not be read.
@@ -92,11 +92,12 @@ fn read(directory: &Path) -> (Data, bool) {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
-        let regular = std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES);
-        if name.starts_with("..") || !regular {
+        let regular = std::fs::metadata(&path).map(|file| file.is_file() && file.len() <= FILE_BYTES);
+        if name.starts_with("..") || matches!(regular, Ok(false)) {
             continue;
         }
-        match std::fs::read(&path) {
+        // The kubelet takes the former version away while it may be read.
+        match regular.and_then(|_| std::fs::read(&path)) {
             Ok(bytes) => {
                 data.insert(name, bytes);
             }

@@ -75,6 +75,18 @@ fn it_is_the_same_however_often_and_nobody_smuggles_one_in() {
 }
 
 #[test]
+fn what_others_do_to_the_sidecar_between_two_passes_stays() {
+    let guests = [guest("shop")];
+    let mut between = inject(&pod(), &guests, &settings("sluice:1"));
+    between["spec"]["initContainers"][0]["resources"]["limits"]["cpu"] = json!("1");
+    between["spec"]["initContainers"][0]["image"] = json!("mirror.example.com/sluice:1");
+    between["spec"]["containers"].as_array_mut().expect("a list").push(json!({"name": "mesh", "image": "z"}));
+    let again = inject(&between, &guests, &settings("sluice:1"));
+    assert_eq!(again["spec"]["initContainers"], between["spec"]["initContainers"]);
+    assert_eq!(again["spec"]["containers"][2]["env"][0]["name"], URL_VARIABLE, "whoever came is told");
+}
+
+#[test]
 fn a_digest_tells_what_a_pod_lacks() {
     let digest = |guests: &[Guest], image: &str| digest(guests, &settings(image)).expect("a digest");
     let one = digest(&[guest("shop")], "sluice:1");
@@ -109,6 +121,9 @@ fn pods_that_cannot_have_one_are_told_why() {
     assert_eq!(obstacle(&pod()), None);
     let mut host = pod();
     host["spec"]["hostNetwork"] = json!(true);
+    let mut namesake = pod();
+    namesake["spec"]["containers"][0]["name"] = json!("sluice");
+    assert!(obstacle(&namesake).is_some());
     assert!(obstacle(&host).expect("an obstacle").contains("hostNetwork"));
     let mut own = pod();
     own["metadata"]["labels"][MANAGED_BY.0] = json!(MANAGED_BY.1);
