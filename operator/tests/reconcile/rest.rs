@@ -287,6 +287,8 @@ async fn a_restart_takes_back_nothing_that_pods_said() {
     bed.told("shop", "Programmed", "True", "Programmed").await;
     bed.told("shop", "Available", "True", "Available").await;
     for _ in 0..3 {
+        // The Event about the last condition comes after the condition.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let mark = bed.plane.mark();
         operator.stop().await;
         operator.restart();
