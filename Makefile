@@ -3,7 +3,7 @@ export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 bin = $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release
 
-.PHONY: run build image test lint unit generated guard flows faults browser chart reconcile e2e cluster bench
+.PHONY: run build image test lint unit generated guard flows faults browser chart reconcile e2e cluster scale bench
 .DEFAULT_GOAL := build
 
 run: ## Serve the example: synthetic orders at http://127.0.0.1:8080
@@ -67,6 +67,11 @@ e2e: ## Chart, images, operator and data planes on a real node; root
 cluster: build ## Leave a cluster running with Sluice installed, to try things on; root
 	@scripts/setup build kubernetes cluster
 	@e2e/cluster/try
+
+scale: ## The operator with 1,000 StreamAPIs on a real API server: make scale [ARGS="COUNT REST-SECONDS"]
+	@scripts/setup build kubernetes
+	@scripts/build sluice-operator cluster-scale
+	$(bin)/cluster-scale $(ARGS)
 
 bench: ## Speed and memory beside others, on an otherwise idle machine: make bench [SCENARIO="a c"] [ARGS="--write docs/PERFORMANCE.md"]
 	@scripts/setup build kafka

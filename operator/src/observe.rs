@@ -32,6 +32,8 @@ const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const AT_ONCE: usize = 16;
 /// How often a pod is asked that serves what it should.
 const EVERY: Duration = Duration::from_secs(10);
+/// Of many pods each is asked less often, so that it is so many a second at most.
+const A_SECOND: u32 = 20;
 /// Longer than both questions may take.
 const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The first pause while a pod has yet to serve what was written; each further one is twice as long.
@@ -232,16 +234,17 @@ impl Observer {
 
     fn note(&self, uid: &str, report: Result<Report, String>, dirty: &Dirty) {
         let mut pods = self.pods.lock();
+        let every =
+            EVERY.max(Duration::from_secs(1) * u32::try_from(pods.len()).unwrap_or(u32::MAX) / A_SECOND);
         let Some(pod) = pods.get_mut(uid) else { return };
         let expected = self.expected.lock();
         let serves = |api: &Name| {
             let key = format!("{}/{}", api.0, api.1);
             report.as_ref().ok().and_then(|report| Some(&report.apis.get(&key)?.revision))
         };
-        if pod.apis.iter().all(|api| expected.get(api).is_none_or(|revision| serves(api) == Some(revision))) {
-            pod.pause = EVERY;
-        }
-        pod.next = Instant::now() + pod.pause;
+        let is_good =
+            pod.apis.iter().all(|api| expected.get(api).is_none_or(|revision| serves(api) == Some(revision)));
+        pod.next = Instant::now() + if is_good { every } else { pod.pause };
         pod.pause = (pod.pause * 2).min(EVERY);
         let first = !std::mem::replace(&mut pod.answered, true);
         if first || pod.view.report != report {

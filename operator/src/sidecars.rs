@@ -100,8 +100,9 @@ impl Care {
         let mut again = None;
         for pod in behind {
             let (due, attempts) = self.due(api, pod, &entry.revision);
-            // Who does not answer may serve it already: once is enough.
-            if pod.report.is_err() && attempts > 1 {
+            // Who starts reads the newest anyway; who is ready and cannot be reached may serve it already, so
+            // once is enough.
+            if pod.report.is_err() && (attempts > 1 || !pod.ready) {
                 continue;
             }
             if due.is_zero() {
@@ -194,6 +195,7 @@ impl Care {
         let eviction = self.evicted.lock().get(owner.namespace).cloned();
         let eviction = eviction.filter(|it| it.at.elapsed() < FORGOTTEN && it.digests == digests);
         let next = match &eviction {
+            Some(other) if other.api != owner.name && strays.is_empty() => Next::Nothing,
             Some(other) if other.api != owner.name => Next::Wait(format!("{} of {}", other.pod, other.api)),
             eviction => next(pods, strays, eviction.as_ref()),
         };

@@ -459,7 +459,11 @@ impl Operator {
         command
             .env("KUBECONFIG", plane.kubeconfig())
             .env("POD_NAMESPACE", "sluice-system")
-            .env("POD_NAME", "operator-0");
+            .env("POD_NAME", "operator-0")
+            // As the chart has it.
+            .env("MALLOC_ARENA_MAX", "2");
+        // As the chart has it.
+        command.env("MALLOC_ARENA_MAX", "2");
         let log = process::directory("operator").join("operator.log");
         let operator = Self { process: Process::spawn("sluice-operator", command, &log), port };
         within(PATIENCE, "the operator leads", || async {

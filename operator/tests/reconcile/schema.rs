@@ -118,11 +118,21 @@ async fn what_is_left_out_has_the_default_of_the_reference() {
     assert_eq!(channel["subscribe"], subscribe);
     assert_eq!(channel["publish"]["timeout"], "10s");
     assert_eq!(stored["spec"]["lifecycle"], json!({"state": "Published"}));
+    // Of a union nothing is stored that nobody wrote: it would stay beside another kind.
+    assert_eq!(stored["spec"]["placement"], Value::Null);
+    let mut placed = shop();
+    placed["spec"]["placement"] = json!({"deployment": {}});
+    let stored = bed.apply(&placed).await;
     let deployment = &stored["spec"]["placement"]["deployment"];
     assert_eq!(
         (&deployment["replicas"], &deployment["resources"]["limits"]["memory"]),
         (&json!(1), &json!("512Mi"))
     );
+    placed["spec"]["placement"] = json!({"sidecar": {"resources": {"limits": {"memory": "128Mi"}}}});
+    let stored = bed.apply(&placed).await;
+    let resources = json!({"limits": {"memory": "128Mi"}, "requests": {"cpu": "50m", "memory": "64Mi"}});
+    assert_eq!(stored["spec"]["placement"]["sidecar"]["resources"], resources);
+    assert_eq!(stored["spec"]["placement"]["deployment"], Value::Null);
     let policy = bed.apply(&policy("p", &["shop"], json!({"cors": {}}))).await;
     assert_eq!(policy["spec"]["targetRefs"][0]["group"], "sluice.dev");
     assert_eq!(policy["spec"]["cors"], json!({"allowCredentials": false, "allowedOrigins": []}));

@@ -46,7 +46,17 @@ pub fn unions_and_bounds() -> Vec<Case> {
             one("/spec/placement", json!({})),
             Refused(&["spec.placement", "set exactly one of `deployment`"]),
         ),
-        ("a placement of the future", one("/spec/placement", json!({"sidecar": {}})), Refused(&["sidecar"])),
+        ("a placement of the future", one("/spec/placement", json!({"gateway": {}})), Refused(&["gateway"])),
+        (
+            "two placements at once",
+            one("/spec/placement", json!({"deployment": {}, "sidecar": {}})),
+            Refused(&["exactly one"]),
+        ),
+        (
+            "a sidecar in every pod",
+            one("/spec/placement", json!({"sidecar": {"selector": {"matchLabels": {}}}})),
+            Refused(&["matchLabels"]),
+        ),
         (
             "no transports",
             one("/spec/channels/0/subscribe/transports", json!({})),
