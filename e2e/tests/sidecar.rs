@@ -62,14 +62,14 @@ async fn tally(pod: &Pod) -> Option<(u64, u64, u64)> {
     Some((shown["sold"].as_u64()?, shown["troubled"].as_u64()?, shown["seen"].as_u64()?))
 }
 
-/// Waits until every till of `app` sold and saw as many.
+/// Waits until both tills of `app` sold and saw as many.
 async fn busy(namespace: &Namespace, app: &str, count: u64) -> Vec<Pod> {
     within(PATIENCE, "every till sells and sees orders", || async {
         let pods = pods(&namespace.name, &format!("app={app}")).await;
         for pod in &pods {
             tally(pod).await.filter(|(sold, _, seen)| *sold >= count && *seen >= count)?;
         }
-        (!pods.is_empty()).then_some(pods)
+        (pods.len() == 2).then_some(pods)
     })
     .await
 }
