@@ -24,7 +24,7 @@ pub struct Shown {
     /// arrived yet must get no clients.
     pub loaded: AtomicBool,
     /// The process goes away.
-    pub draining: AtomicBool,
+    pub draining: Arc<AtomicBool>,
     /// The config in force.
     pub applied: ArcSwap<Applied>,
     /// State of every server.

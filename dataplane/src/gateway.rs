@@ -48,7 +48,7 @@ pub struct Gateway {
     pub bodies: Arc<Semaphore>,
     /// Connections that are kept alive are asked to end with their next answer: whoever is told
     /// loses no request, as it could to a connection that is closed under it.
-    pub leaving: AtomicBool,
+    pub leaving: Arc<AtomicBool>,
     /// Nothing new is begun: streams are told to go elsewhere, and who has asked for nothing yet is
     /// let go.
     pub draining: CancellationToken,

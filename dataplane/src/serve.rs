@@ -120,6 +120,7 @@ impl Server {
         let budget = Arc::new(Budget::new((memory * RING_SHARE) as usize));
         let body_kib = ((memory * BODY_SHARE) as usize / 1024).min(Semaphore::MAX_PERMITS);
         metrics.ring_budget_bytes.set(i64::try_from(budget.limit()).unwrap_or(i64::MAX));
+        let leaving = Arc::new(AtomicBool::new(false));
         let gateway = Arc::new(Gateway {
             routes: Default::default(),
             catalog: Default::default(),
@@ -128,13 +129,13 @@ impl Server {
             hosts: options.hosts.clone(),
             console: options.console,
             bodies: Arc::new(Semaphore::new(body_kib)),
-            leaving: AtomicBool::new(false),
+            leaving: leaving.clone(),
             draining: CancellationToken::new(),
         });
         let shown = Arc::new(Shown {
             open: AtomicBool::new(false),
             loaded: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            draining: leaving,
             applied: Default::default(),
             servers: Default::default(),
             metrics: metrics.clone(),
@@ -207,7 +208,6 @@ async fn drain(
 ) {
     tracing::info!(streams = gateway.engine.open(), "draining");
     shown.draining.store(true, Ordering::SeqCst);
-    gateway.leaving.store(true, Ordering::Relaxed);
     tokio::time::sleep(options.drain_delay).await;
     gateway.draining.cancel();
     listeners.shutdown().await;

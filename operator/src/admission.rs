@@ -144,13 +144,26 @@ async fn answer(
     State(desk): State<Desk>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
 ) -> impl IntoResponse {
+    reviewed(&desk, review, async |request| {
+        let kind = Kind::of(&request.kind.kind).unwrap_or(Kind::Other);
+        let (response, outcome) = respond(&desk, kind, request).await;
+        (response, kind.name(), outcome)
+    })
+    .await
+}
+
+/// Answers with what `respond` makes of the question, and counts its kind and outcome.
+async fn reviewed(
+    desk: &Desk,
+    review: AdmissionReview<DynamicObject>,
+    respond: impl AsyncFnOnce(&AdmissionRequest<DynamicObject>) -> (AdmissionResponse, &'static str, &'static str),
+) -> Json<AdmissionReview<DynamicObject>> {
     let begun = Instant::now();
     let asked: Result<AdmissionRequest<DynamicObject>, _> = review.try_into();
     let response = match asked {
         Ok(request) => {
-            let kind = Kind::of(&request.kind.kind).unwrap_or(Kind::Other);
-            let (response, outcome) = respond(&desk, kind, &request).await;
-            desk.metrics.admitted(kind.name(), outcome, begun.elapsed());
+            let (response, kind, outcome) = respond(&request).await;
+            desk.metrics.admitted(kind, outcome, begun.elapsed());
             response
         }
         Err(error) => AdmissionResponse::invalid(error.to_string()),

@@ -229,11 +229,8 @@ impl Writer {
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let name = live.name_any();
         self.lead()?;
-        match patiently(self.api(owner, kind).delete(&name, &parameters)).await? {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(failure(kind, &name, error)),
-            Ok(_) => Ok(()),
-        }
+        let deleted = patiently(self.api(owner, kind).delete(&name, &parameters)).await?;
+        unless_gone(deleted).map_err(|error| failure(kind, &name, error))
     }
 
     /// Server-side apply. With a uid the object must still be that one. Without, there must be
@@ -264,12 +261,8 @@ impl Writer {
     ) -> Result<(), ApplyError> {
         self.lead()?;
         let body = json!({"status": status});
-        match patiently(api.patch_status(name, &merging(), &Patch::Merge(&body))).await? {
-            // It was deleted meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(refusal("status of", name.to_owned(), error)),
-            Ok(_) => Ok(()),
-        }
+        let told = patiently(api.patch_status(name, &merging(), &Patch::Merge(&body))).await?;
+        unless_gone(told).map_err(|error| refusal("status of", name.to_owned(), error))
     }
 
     /// Notes something on a pod of somebody else.
@@ -283,11 +276,8 @@ impl Writer {
         self.lead()?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let body = json!({"metadata": {"annotations": {name: value}}});
-        match patiently(api.patch(pod, &merging(), &Patch::Merge(&body))).await? {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(refusal("Pod", pod.to_owned(), error)),
-            Ok(_) => Ok(()),
-        }
+        let noted = patiently(api.patch(pod, &merging(), &Patch::Merge(&body))).await?;
+        unless_gone(noted).map_err(|error| refusal("Pod", pod.to_owned(), error))
     }
 
     /// Has a pod of somebody else end, as its disruption budgets allow. Whether they do.
@@ -295,15 +285,15 @@ impl Writer {
         self.lead()?;
         let api: Api<Pod> = Api::namespaced(self.once.clone(), namespace);
         // kube's own request names the options so that the API server does not see them.
-        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name_any()},
-            "deleteOptions": {"preconditions": {"uid": pod.uid()}}});
         let (name, parameters) = (pod.name_any(), PostParams::default());
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
+            "deleteOptions": {"preconditions": {"uid": pod.uid()}}});
         let evicted = api.create_subresource::<_, Value>("eviction", &name, &parameters, &body);
         match patiently(evicted).await? {
             Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
             // It is gone, or it is another one by now.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
-            Err(error) => Err(refusal("Pod", pod.name_any(), error)),
+            Err(error) => Err(refusal("Pod", name, error)),
             Ok(_) => Ok(true),
         }
     }
@@ -330,6 +320,14 @@ async fn patiently<T>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<Result<T, kube::Error>, ApplyError> {
     tokio::time::timeout(PATIENCE, request).await.map_err(|_| ApplyError::Late)
+}
+
+/// What was deleted meanwhile needs nothing more.
+fn unless_gone<T>(done: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match done {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// A merge patch in our name.

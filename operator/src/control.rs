@@ -183,8 +183,9 @@ impl Context {
         let in_sidecars = entry.is_some_and(|entry| entry.api.spec.placement.sidecar().is_some());
         let mut pods = self.observer.pods(name);
         pods.retain(|pod| pod.is_sidecar == in_sidecars);
+        let has_asked = self.observer.has_listed() && pods.iter().all(|pod| pod.was_asked);
         let (sidecars, look_again) = match entry.filter(|_| !paused && failed.is_none()) {
-            Some(entry) => self.sidecars(&owner, entry, &pods).await,
+            Some(entry) => self.sidecars(name, entry, &pods).await,
             None => (None, None),
         };
         let findings = ApiFindings {
@@ -202,7 +203,7 @@ impl Context {
         let again = again.into_iter().chain(look_again).min();
         let mut conditions =
             report::conditions(&verdicts, &before, api.metadata.generation.unwrap_or_default());
-        if !self.observer.has_asked(name) {
+        if !has_asked {
             report::keep_what_pods_say(&mut conditions, &before);
         }
         let status = report::api_status(conditions.clone(), entry);
@@ -216,20 +217,19 @@ impl Context {
     /// Looks after the pods that have the API as a sidecar, if it is one; when to look again.
     async fn sidecars(
         &self,
-        owner: &Owner<'_>,
+        name: &Name,
         entry: &Entry,
         pods: &[PodView],
     ) -> (Option<Sidecars>, Option<Duration>) {
-        let name = (owner.namespace.to_owned(), owner.name.to_owned());
         let Some(sidecar) = entry.api.spec.placement.sidecar() else {
-            self.care.forget(&name);
+            self.care.forget(name);
             return (None, None);
         };
         if !self.settings.injection {
             return (Some(Sidecars { is_off: true, ..Sidecars::default() }), None);
         }
-        let touch = self.care.sync(&self.writer, &name, entry, pods).await;
-        let (found, look) = self.care.look(&self.writer, &self.world, &self.settings, owner, sidecar).await;
+        let touch = self.care.sync(&self.writer, name, entry, pods).await;
+        let (found, look) = self.care.look(&self.writer, &self.world, &self.settings, name, sidecar).await;
         (Some(found), touch.into_iter().chain([look]).min())
     }
 

@@ -17,6 +17,7 @@ use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use sluice_config::Problem;
+use sluice_crds::schema::NAME_LENGTH;
 use tokio::sync::Notify;
 
 use crate::children::{API_LABEL, sidecar};
@@ -48,6 +49,8 @@ pub struct PodView {
     pub ready: bool,
     /// It is a pod of somebody else, with the data plane as a sidecar.
     pub is_sidecar: bool,
+    /// It was asked, so that there is something to say about it.
+    pub was_asked: bool,
     /// What it said; why it said nothing.
     pub report: Result<Report, String>,
 }
@@ -104,8 +107,6 @@ pub struct ServerView {
 
 /// A pod that is asked.
 struct Asked {
-    /// It said something, or could not be reached.
-    answered: bool,
     /// What it serves.
     apis: Vec<Name>,
     address: SocketAddr,
@@ -135,10 +136,9 @@ impl Observer {
         views
     }
 
-    /// Whether all pods of `api` were asked: until then nothing can be said about them.
-    pub fn has_asked(&self, api: &Name) -> bool {
-        let asked = |pod: &Asked| pod.answered || !pod.apis.contains(api);
-        self.listed.load(Ordering::SeqCst) && self.pods.lock().values().all(asked)
+    /// Whether it is known which pods there are.
+    pub fn has_listed(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
     }
 
     /// Has the pods of `api` asked quickly until they serve `revision`.
@@ -203,7 +203,7 @@ impl Observer {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
         for pod in world.pods.state().into_iter().chain(world.sidecars.state()) {
-            let Some((uid, apis, address)) = running(&pod, world) else { continue };
+            let Some((uid, apis, address)) = running(&pod) else { continue };
             if pods.contains_key(&uid) {
                 continue;
             }
@@ -212,8 +212,8 @@ impl Observer {
             let mut asked = asked.unwrap_or_else(|| {
                 let report = Err("it has not been asked yet".to_owned());
                 let is_sidecar = address.port() == sidecar::ADMIN_PORT;
-                let view = PodView { name: pod.name_any(), ready, is_sidecar, report };
-                Asked { answered: false, apis, address, view, next: Instant::now(), pause: HURRY }
+                let view = PodView { name: pod.name_any(), ready, is_sidecar, was_asked: false, report };
+                Asked { apis, address, view, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
                 (asked.next, asked.pause) = (Instant::now(), HURRY);
@@ -234,8 +234,7 @@ impl Observer {
 
     fn note(&self, uid: &str, report: Result<Report, String>, dirty: &Dirty) {
         let mut pods = self.pods.lock();
-        let every =
-            EVERY.max(Duration::from_secs(1) * u32::try_from(pods.len()).unwrap_or(u32::MAX) / A_SECOND);
+        let every = interval(pods.len());
         let Some(pod) = pods.get_mut(uid) else { return };
         let expected = self.expected.lock();
         let serves = |api: &Name| {
@@ -246,7 +245,7 @@ impl Observer {
             pod.apis.iter().all(|api| expected.get(api).is_none_or(|revision| serves(api) == Some(revision)));
         pod.next = Instant::now() + if is_good { every } else { pod.pause };
         pod.pause = (pod.pause * 2).min(EVERY);
-        let first = !std::mem::replace(&mut pod.answered, true);
+        let first = !std::mem::replace(&mut pod.view.was_asked, true);
         if first || pod.view.report != report {
             pod.view.report = report;
             pod.apis.iter().for_each(|api| dirty.add(api.clone()));
@@ -254,8 +253,13 @@ impl Observer {
     }
 }
 
+/// How often each of so many pods is asked.
+fn interval(pods: usize) -> Duration {
+    EVERY.max(Duration::from_secs(1) / A_SECOND * u32::try_from(pods).unwrap_or(u32::MAX))
+}
+
 /// Uid, APIs and admin port of a pod that runs and is not about to end.
-fn running(pod: &Pod, world: &World) -> Option<(String, Vec<Name>, SocketAddr)> {
+fn running(pod: &Pod) -> Option<(String, Vec<Name>, SocketAddr)> {
     let status = pod.status.as_ref()?;
     let is_sidecar = pod.labels().contains_key(sidecar::INJECTED);
     // A sidecar runs before the containers that wait for it.
@@ -268,10 +272,10 @@ fn running(pod: &Pod, world: &World) -> Option<(String, Vec<Name>, SocketAddr)> 
         _ => (pod.annotations().get(sidecar::APIS)?, sidecar::ADMIN_PORT),
     };
     let namespace = pod.namespace()?;
-    // Whoever made the pod may have written that: what is no API of the namespace is not looked at.
-    let names: BTreeSet<&str> = names.split(',').take(sidecar::MOST_APIS).collect();
-    let apis = names.into_iter().map(|api| (namespace.clone(), api.to_owned()));
-    let apis: Vec<Name> = apis.filter(|api| world.has(api)).collect();
+    // Whoever made the pod may have written that.
+    let names = names.split(',').take(sidecar::MOST_APIS).filter(|name| name.len() <= NAME_LENGTH);
+    let names: BTreeSet<&str> = names.collect();
+    let apis = names.into_iter().map(|api| (namespace.clone(), api.to_owned())).collect();
     Some((pod.uid()?, apis, SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port)))
 }
 
@@ -310,4 +314,33 @@ async fn fetch<T: for<'de> Deserialize<'de>>(client: &reqwest::Client, url: &str
         }
     }
     serde_json::from_slice(&body).map_err(|error| format!("{url} cannot be understood: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pods_are_asked_less_often_and_none_more() {
+        assert_eq!([0, 1, 200].map(interval), [EVERY; 3]);
+        assert_eq!(interval(1000), Duration::from_secs(50));
+    }
+
+    #[test]
+    fn what_a_pod_says_of_itself_is_bounded() {
+        let pod = |apis: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "p", "namespace": "a", "uid": "u", "labels": {sidecar::INJECTED: "true"},
+                    "annotations": {sidecar::APIS: apis}},
+                "status": {"phase": "Pending", "podIP": "10.0.0.1"},
+            }))
+            .expect("a pod")
+        };
+        let (_, apis, address) = running(&pod("stock,shop,shop")).expect("a sidecar may run before its pod");
+        assert_eq!(apis, [("a".to_owned(), "shop".to_owned()), ("a".to_owned(), "stock".to_owned())]);
+        assert_eq!(address.port(), sidecar::ADMIN_PORT);
+        let many: Vec<String> = (0..1000).map(|n| format!("api-{n}")).collect();
+        let (_, apis, _) = running(&pod(&format!("{},{}", "x".repeat(1000), many.join(",")))).expect("a pod");
+        assert_eq!(apis.len(), sidecar::MOST_APIS - 1);
+    }
 }

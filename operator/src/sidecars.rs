@@ -4,20 +4,20 @@
 //! when anything of the pod changes: so pods that are behind are touched. Pods without the sidecar, or
 //! with an earlier one, are found, told and, where that is asked for, replaced.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_config::Entry;
 use sluice_config::placement::{Sidecar, Update};
 
 use crate::apply::{ApplyError, PATIENCE, Writer};
-use crate::children::sidecar::{APIS, GIVEN, NAME, digest, guests, obstacle};
-use crate::children::{Owner, Settings};
+use crate::children::Settings;
+use crate::children::sidecar::{APIS, GIVEN, Guest, NAME, digest, guests, obstacle};
 use crate::observe::{PodView, is_ready};
 use crate::report::Sidecars;
 use crate::world::{Name, World};
@@ -71,6 +71,27 @@ struct Eviction {
     known: BTreeSet<String>,
     /// How many were not about to end.
     count: usize,
+}
+
+/// What new pods of a namespace are given.
+struct NewPods<'a> {
+    guests: Vec<Guest>,
+    settings: &'a Settings,
+    /// Of each guest's alone: they change when anything does.
+    digests: Vec<String>,
+}
+
+impl<'a> NewPods<'a> {
+    fn new(guests: Vec<Guest>, settings: &'a Settings) -> Self {
+        let alone = |guest| digest(std::slice::from_ref(guest), settings);
+        let digests = guests.iter().filter_map(alone).collect();
+        Self { guests, settings, digests }
+    }
+
+    /// Of a pod with these labels.
+    fn digest(&self, labels: &BTreeMap<String, String>) -> Option<String> {
+        digest(&guests(&self.guests, labels), self.settings)
+    }
 }
 
 impl Care {
@@ -137,38 +158,50 @@ impl Care {
         writer: &Writer,
         world: &World,
         settings: &Settings,
-        owner: &Owner<'_>,
+        api: &Name,
         sidecar: &Sidecar,
     ) -> (Sidecars, Duration) {
-        let name = (owner.namespace.to_owned(), owner.name.to_owned());
-        let apis = world.guests(owner.namespace);
-        let digests: Vec<String> =
-            apis.iter().filter_map(|guest| digest(std::slice::from_ref(guest), settings)).collect();
-        let before = self.looked.lock().get(&name).cloned();
-        if let Some(look) = &before
-            && look.digests == digests
-            && look.at.elapsed() < LOOK.0
-        {
-            return (look.found.clone(), LOOK.0.saturating_sub(look.at.elapsed()));
-        }
-        let pods = match selected(writer, owner, sidecar).await {
-            Ok(pods) => pods,
-            Err(error) => {
-                tracing::warn!(namespace = owner.namespace, api = owner.name, %error, "pods were not looked for");
-                return (before.map(|look| look.found).unwrap_or_default(), LOOK.1);
-            }
-        };
+        let guests = world.guests(&api.0);
         // What is served is its last good self, while new pods get what it says now: nothing.
-        if !apis.iter().any(|guest| guest.api == owner.name) {
+        if !guests.iter().any(|guest| guest.api == api.1) {
             return (Sidecars::default(), LOOK.1);
         }
+        let new_pods = NewPods::new(guests, settings);
+        let before = self.looked.lock().get(api).cloned();
+        let before = before.filter(|look| look.digests == new_pods.digests);
+        if let Some(look) = before.as_ref().filter(|look| look.at.elapsed() < LOOK.0) {
+            return (look.found.clone(), LOOK.0.saturating_sub(look.at.elapsed()));
+        }
+        let (found, again) = match selected(writer, api, sidecar).await {
+            Ok(pods) => self.compare(writer, api, sidecar, &pods, &new_pods).await,
+            Err(error) => {
+                tracing::warn!(namespace = api.0, api = api.1, %error, "pods were not looked for");
+                (before.map(|look| look.found).unwrap_or_default(), LOOK.1)
+            }
+        };
+        let look = Look { at: Instant::now(), digests: new_pods.digests, found: found.clone() };
+        self.looked.lock().insert(api.clone(), look);
+        (found, again)
+    }
+
+    /// Tells `pods` from new ones, and replaces one that differs, if that is asked for.
+    async fn compare(
+        &self,
+        writer: &Writer,
+        api: &Name,
+        sidecar: &Sidecar,
+        pods: &[Pod],
+        new_pods: &NewPods<'_>,
+    ) -> (Sidecars, Duration) {
         let mut found = Sidecars::default();
         let mut strays = Vec::new();
+        let mut expected = HashMap::new();
         for pod in pods.iter().filter(|pod| !is_ending(pod)) {
-            let expected = digest(&guests(&apis, pod.labels()), settings);
-            if !has(pod, owner.name) {
+            // The pods of a workload have the same labels.
+            let digest = expected.entry(pod.labels()).or_insert_with_key(|labels| new_pods.digest(labels));
+            if !has(pod, &api.1) {
                 found.missing.push(pod.name_any());
-            } else if pod.annotations().get(GIVEN) != expected.as_ref() {
+            } else if pod.annotations().get(GIVEN) != digest.as_ref() {
                 found.outdated.push(pod.name_any());
             } else {
                 continue;
@@ -177,9 +210,8 @@ impl Care {
         }
         let mut again = LOOK.1;
         if sidecar.update == Update::Rollout {
-            (found.stuck, again) = self.replace(writer, owner, &pods, &strays, &digests).await;
+            (found.stuck, again) = self.replace(writer, api, pods, &strays, &new_pods.digests).await;
         }
-        self.looked.lock().insert(name, Look { at: Instant::now(), digests, found: found.clone() });
         (found, again)
     }
 
@@ -187,22 +219,22 @@ impl Care {
     async fn replace(
         &self,
         writer: &Writer,
-        owner: &Owner<'_>,
+        api: &Name,
         pods: &[Pod],
         strays: &[&Pod],
         digests: &[String],
     ) -> (Option<String>, Duration) {
-        let eviction = self.evicted.lock().get(owner.namespace).cloned();
-        let eviction = eviction.filter(|it| it.at.elapsed() < FORGOTTEN && it.digests == digests);
+        let eviction = self.evicted.lock().get(&api.0).cloned();
+        let eviction = eviction.filter(|eviction| eviction.at.elapsed() < FORGOTTEN);
         let next = match &eviction {
-            Some(other) if other.api != owner.name && strays.is_empty() => Next::Nothing,
-            Some(other) if other.api != owner.name => Next::Wait(format!("{} of {}", other.pod, other.api)),
-            eviction => next(pods, strays, eviction.as_ref()),
+            Some(other) if other.api != api.1 && strays.is_empty() => Next::Nothing,
+            Some(other) if other.api != api.1 => Next::Wait(format!("{} of {}", other.pod, other.api)),
+            own => next(pods, strays, digests, own.as_ref()),
         };
         match next {
             Next::Nothing => {
-                if eviction.is_some_and(|eviction| eviction.api == owner.name) {
-                    self.evicted.lock().remove(owner.namespace);
+                if eviction.is_some_and(|eviction| eviction.api == api.1) {
+                    self.evicted.lock().remove(&api.0);
                 }
                 (None, LOOK.1)
             }
@@ -210,23 +242,23 @@ impl Care {
             Next::Wait(whom) => (Some(format!("they are replaced one by one; waiting for {whom}")), LOOK.0),
             Next::Evict(pod) => {
                 let name = pod.name_any();
-                match writer.evict(owner.namespace, pod).await {
+                match writer.evict(&api.0, pod).await {
                     Ok(true) => {}
                     Ok(false) => {
                         return (Some(format!("a disruption budget keeps {name} for now")), LOOK.0);
                     }
                     Err(error) => return (Some(format!("{name} cannot be evicted: {error}")), LOOK.1),
                 }
-                tracing::info!(namespace = owner.namespace, pod = name, "evicted for a new sidecar");
+                tracing::info!(namespace = api.0, pod = name, "evicted for a new sidecar");
                 let eviction = Eviction {
-                    api: owner.name.to_owned(),
+                    api: api.1.clone(),
                     pod: name.clone(),
                     at: Instant::now(),
                     digests: digests.to_vec(),
                     known: pods.iter().filter_map(Pod::uid).collect(),
                     count: pods.iter().filter(|pod| !is_ending(pod)).count(),
                 };
-                self.evicted.lock().insert(owner.namespace.to_owned(), eviction);
+                self.evicted.lock().insert(api.0.clone(), eviction);
                 (Some(format!("they are replaced one by one; waiting for the successor of {name}")), LOOK.0)
             }
         }
@@ -249,11 +281,11 @@ fn has(pod: &Pod, api: &str) -> bool {
 }
 
 /// The pods that `sidecar` selects and that can have one, those that are about to end included.
-async fn selected(writer: &Writer, owner: &Owner<'_>, sidecar: &Sidecar) -> Result<Vec<Pod>, ApplyError> {
+async fn selected(writer: &Writer, of: &Name, sidecar: &Sidecar) -> Result<Vec<Pod>, ApplyError> {
     let labels: Vec<_> =
-        sidecar.labels(owner.name).iter().map(|(name, value)| format!("{name}={value}")).collect();
+        sidecar.labels(&of.1).iter().map(|(name, value)| format!("{name}={value}")).collect();
     let labels = labels.join(",");
-    let api: Api<Pod> = Api::namespaced(writer.client.clone(), owner.namespace);
+    let api: Api<Pod> = Api::namespaced(writer.client.clone(), &of.0);
     let mut parameters = ListParams::default()
         .labels(&labels)
         .fields("status.phase!=Succeeded,status.phase!=Failed")
@@ -273,20 +305,12 @@ async fn selected(writer: &Writer, owner: &Owner<'_>, sidecar: &Sidecar) -> Resu
             None => return Ok(pods),
         }
     }
-    tracing::warn!(namespace = owner.namespace, labels, "more pods than can be looked at; name fewer");
+    tracing::warn!(namespace = of.0, labels, "more pods than can be looked at; name fewer");
     Ok(pods)
 }
 
 fn can_have(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let containers: Vec<_> =
-        spec.iter().flat_map(|spec| &spec.containers).map(|it| json!({"name": it.name})).collect();
-    let pod = json!({"metadata": {"labels": pod.labels()}, "spec": {
-        "containers": containers,
-        "hostNetwork": spec.and_then(|spec| spec.host_network),
-        "os": spec.and_then(|spec| spec.os.as_ref()).map_or(Value::Null, |os| json!({"name": os.name})),
-    }});
-    obstacle(&pod).is_none()
+    obstacle(&json!({"metadata": {"labels": pod.labels()}, "spec": pod.spec})).is_none()
 }
 
 /// What to do about pods that are not as new ones would be.
@@ -302,11 +326,14 @@ enum Next<'a> {
 }
 
 /// One pod at a time, when the successor of the last one is there and good, and all others are ready.
-fn next<'a>(pods: &[Pod], strays: &[&'a Pod], eviction: Option<&Eviction>) -> Next<'a> {
+fn next<'a>(pods: &[Pod], strays: &[&'a Pod], digests: &[String], eviction: Option<&Eviction>) -> Next<'a> {
     let live: Vec<_> = pods.iter().filter(|pod| !is_ending(pod)).collect();
     if let Some(eviction) = eviction {
         let is_new = |pod: &&&Pod| pod.uid().is_none_or(|uid| !eviction.known.contains(&uid));
-        if let Some(pod) = strays.iter().find(is_new) {
+        // What new pods get may be something else by now; then its successor gets another chance.
+        if eviction.digests == digests
+            && let Some(pod) = strays.iter().find(is_new)
+        {
             return Next::Stuck(format!(
                 "{} took the place of {} and is no better, so no other is evicted; is the namespace labelled \
                  sluice.dev/injection: enabled, and does the webhook answer?",
@@ -358,6 +385,11 @@ mod tests {
 
     /// What `strays` of `pods` come to, after `known` were there when one was evicted.
     fn outcome(pods: &[Pod], strays: &[usize], known: &[&str]) -> String {
+        outcome_of(pods, strays, known, &[])
+    }
+
+    /// The same, when new pods get what has the digests `expected`; then they had none.
+    fn outcome_of(pods: &[Pod], strays: &[usize], known: &[&str], expected: &[String]) -> String {
         let strays: Vec<_> = strays.iter().map(|stray| &pods[*stray]).collect();
         let eviction = (!known.is_empty()).then(|| Eviction {
             api: "shop".into(),
@@ -367,7 +399,7 @@ mod tests {
             known: known.iter().map(|name| (*name).to_owned()).collect(),
             count: known.len(),
         });
-        match next(pods, &strays, eviction.as_ref()) {
+        match next(pods, &strays, expected, eviction.as_ref()) {
             Next::Nothing => "nothing".to_owned(),
             Next::Stuck(_) => "stuck".to_owned(),
             Next::Wait(whom) => format!("wait for {whom}"),
@@ -404,5 +436,9 @@ mod tests {
         assert_eq!(outcome(&good, &[0, 1], &["a", "b", "c"]), "b");
         assert_eq!(outcome(&good, &[0, 1, 2], &["a", "b", "c"]), "stuck", "the successor is no better");
         assert_eq!(outcome(&good, &[], &["a", "b", "c"]), "nothing");
+        // Something else is to be given since: the count still holds, the blame does not.
+        let since = ["another".to_owned()];
+        assert_eq!(outcome_of(&gone, &[0, 1], &["a", "b", "c"], &since), "wait for the successor of a");
+        assert_eq!(outcome_of(&good, &[0, 1, 2], &["a", "b", "c"], &since), "b");
     }
 }

@@ -257,15 +257,12 @@ impl World {
         self.children.get(&kind)?.get(&reference).map(|child| Arc::new(unpacked(&child)))
     }
 
-    /// Whether there is such a StreamAPI.
-    pub fn has(&self, (namespace, name): &Name) -> bool {
-        self.apis.get(&ObjectRef::new_with(name, api_resource()).within(namespace)).is_some()
-    }
-
     /// The APIs of `namespace` that are served in sidecars, the oldest first.
     pub fn guests(&self, namespace: &str) -> Vec<Guest> {
         let mut apis = within(&self.apis, namespace);
-        apis.retain(|api| api.metadata.deletion_timestamp.is_none());
+        apis.retain(|api| {
+            api.metadata.deletion_timestamp.is_none() && !api.data["spec"]["placement"]["sidecar"].is_null()
+        });
         apis.sort_by_key(|api| (api.creation_timestamp(), api.name_any()));
         let guest = |api: Arc<DynamicObject>| {
             // What cannot be read or is wrong selects nothing; its conditions say so.

@@ -155,3 +155,6 @@ fn take(gatherer: &mut Gatherer, delivery: Delivery) -> bool {
         Delivery::Material(origin, data) => gatherer.material(origin, &data),
     }
 }
+
+#[cfg(test)]
+mod tests;

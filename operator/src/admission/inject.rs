@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -14,9 +14,11 @@ use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use serde_json::Value;
 use sluice_config::placement::SIDECAR_LABEL;
+use sluice_crds::shape;
 
-use super::{CATCH_UP, Desk};
-use crate::children::sidecar::{Guest, guests, inject, obstacle};
+use super::judge::MAX_WARNING;
+use super::{CATCH_UP, Desk, reviewed};
+use crate::children::sidecar::{Guest, guests, inject, names, obstacle, was_given};
 use crate::world::World;
 
 /// How long the first list may take; the API server waits longer.
@@ -27,17 +29,11 @@ pub async fn answer(
     State(desk): State<Desk>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
 ) -> impl IntoResponse {
-    let begun = Instant::now();
-    let asked: Result<AdmissionRequest<DynamicObject>, _> = review.try_into();
-    let response = match asked {
-        Ok(request) => {
-            let (response, outcome) = respond(&desk, &request).await;
-            desk.metrics.admitted("Pod", outcome, begun.elapsed());
-            response
-        }
-        Err(error) => AdmissionResponse::invalid(error.to_string()),
-    };
-    Json(response.into_review())
+    reviewed(&desk, review, async |request| {
+        let (response, outcome) = respond(&desk, request).await;
+        (response, "Pod", outcome)
+    })
+    .await
 }
 
 async fn respond(
@@ -58,13 +54,13 @@ async fn respond(
     };
     let namespace = request.namespace.as_deref().unwrap_or_default();
     let asking = selecting(&world, namespace, &pod).await;
-    if asking.is_empty() {
+    // A copy of a pod that had one may ask for none.
+    if asking.is_empty() && !was_given(&pod) {
         return (response, "allowed");
     }
-    if let Some(obstacle) = obstacle(&pod) {
-        let apis: Vec<_> = asking.iter().map(|guest| guest.api.as_str()).collect();
-        let warning = format!("the pod gets no sidecar of {}: {obstacle}", apis.join(", "));
-        response.warnings = Some(vec![warning.chars().take(250).collect()]);
+    if let Some(obstacle) = obstacle(&pod).filter(|_| !asking.is_empty()) {
+        let warning = format!("the pod gets no sidecar of {}: {obstacle}", names(&asking));
+        response.warnings = Some(vec![shape::clip_to(MAX_WARNING, &warning)]);
         return (response, "warned");
     }
     let injected = inject(&pod, &asking, &desk.settings);

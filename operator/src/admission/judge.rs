@@ -16,7 +16,7 @@ use crate::{problems_of, render};
 
 /// Most warnings with one answer, and the longest: API servers cut off what is longer together.
 const MAX_WARNINGS: usize = 12;
-const MAX_WARNING: usize = 256;
+pub const MAX_WARNING: usize = 256;
 
 /// An answer.
 #[derive(Debug, Default, PartialEq, Eq)]

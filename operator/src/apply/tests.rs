@@ -69,3 +69,29 @@ async fn the_leader_writes() {
     }
     assert_eq!(writes.load(Ordering::SeqCst), 8);
 }
+
+/// A pod that was made again under its name is another one.
+#[tokio::test]
+async fn an_eviction_is_of_the_pod_that_was_seen() {
+    let (send, mut sent) = tokio::sync::mpsc::channel(1);
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let send = send.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect_bytes().await.expect("a body");
+            send.send((path, body)).await.expect("somebody looks");
+            let done = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(done.into_bytes())))
+        }
+    });
+    let client = Client::new(service, "default");
+    let writer = Writer::new(client.clone(), client, renewed(Duration::ZERO));
+    let metadata =
+        kube::api::ObjectMeta { name: Some("till-0".into()), uid: Some("u-1".into()), ..Default::default() };
+    assert!(writer.evict("shop", &Pod { metadata, ..Pod::default() }).await.expect("evicted"));
+    let (path, body) = sent.recv().await.expect("a request");
+    assert_eq!(path, "/api/v1/namespaces/shop/pods/till-0/eviction");
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(body["kind"], "Eviction");
+    assert_eq!(body["deleteOptions"]["preconditions"]["uid"], "u-1");
+}

@@ -1,7 +1,7 @@
 //! What a pod of somebody else is given so that its containers reach their APIs on the loopback: pure.
 //!
-//! The result is the same however often a pod goes through it: what an earlier pass added, or what
-//! somebody wrote in its place, is taken out first.
+//! The result is the same however often a pod goes through it: what an earlier pass gave stays as others
+//! have left it, and what somebody wrote in its place is taken out first.
 
 use std::collections::BTreeMap;
 
@@ -65,14 +65,15 @@ pub fn obstacle(pod: &Value) -> Option<&'static str> {
     None
 }
 
-/// The pod with the sidecar of `guests`, the oldest first; as it was if there are none.
+/// The pod with the sidecar of `guests`, the oldest first; if there are none, without the one it was given.
 pub fn inject(pod: &Value, guests: &[Guest], settings: &Settings) -> Value {
     let mut pod = pod.clone();
-    let Some(eldest) = guests.first() else {
-        take_out(&mut pod);
+    let Some(given) = given(guests, settings) else {
+        if was_given(&pod) {
+            take_out(&mut pod);
+        }
         return pod;
     };
-    let given = given(guests, eldest, settings);
     let digest = digest_of(&given);
     if has_been_given(&pod, &given, &digest) {
         tell_all(object(&mut pod["spec"]));
@@ -111,15 +112,20 @@ fn tell_all(spec: &mut Map<String, Value>) {
 
 /// Digest of what `guests` have a pod given now.
 pub fn digest(guests: &[Guest], settings: &Settings) -> Option<String> {
-    Some(digest_of(&given(guests, guests.first()?, settings)))
+    given(guests, settings).as_ref().map(digest_of)
 }
 
 fn digest_of(given: &Value) -> String {
     hex(&Sha256::digest(given.to_string())[..8])
 }
 
+/// Whether the pod says that it has a sidecar.
+pub fn was_given(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][GIVEN].is_string()
+}
+
 /// The names of `guests` as the annotation has them.
-fn names(guests: &[Guest]) -> String {
+pub fn names(guests: &[Guest]) -> String {
     guests.iter().map(|guest| guest.api.as_str()).collect::<Vec<_>>().join(",")
 }
 
@@ -166,8 +172,9 @@ pub fn url() -> String {
     format!("http://127.0.0.1:{SIDECAR_PORT}")
 }
 
-/// The container and its volumes.
-fn given(guests: &[Guest], eldest: &Guest, settings: &Settings) -> Value {
+/// The container and its volumes, if there are guests.
+fn given(guests: &[Guest], settings: &Settings) -> Option<Value> {
+    let eldest = guests.first()?;
     let mut arguments = vec!["serve".to_owned()];
     let mut volumes = vec![nothing()];
     let mut mounts = vec![json!({"name": NO_TOKEN, "mountPath": TOKEN_PATH, "readOnly": true})];
@@ -221,7 +228,7 @@ fn given(guests: &[Guest], eldest: &Guest, settings: &Settings) -> Value {
         "securityContext": security,
         "volumeMounts": mounts,
     });
-    json!({"container": container, "volumes": volumes})
+    Some(json!({"container": container, "volumes": volumes}))
 }
 
 fn object(value: &mut Value) -> &mut Map<String, Value> {

@@ -38,7 +38,7 @@ fn server(up: bool) -> ServerView {
 }
 
 fn pod(name: &str, ready: bool, report: Result<Report, String>) -> PodView {
-    PodView { name: name.into(), ready, is_sidecar: false, report }
+    PodView { name: name.into(), ready, is_sidecar: false, was_asked: true, report }
 }
 
 /// Status and reason of each condition.

@@ -8,7 +8,7 @@ use sluice_operator::world::{api_resource, policy_resource};
 use sluice_tests::cluster::Request;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, policy, secret, shop};
+use crate::bed::{Bed, kind_of, policy, secret, shop};
 use crate::operator::Operator;
 use crate::pod::Pod;
 
@@ -286,9 +286,14 @@ async fn a_restart_takes_back_nothing_that_pods_said() {
     let pod = Pod::run(&bed, "shop").await;
     bed.told("shop", "Programmed", "True", "Programmed").await;
     bed.told("shop", "Available", "True", "Available").await;
+    // The Event about a condition comes after the condition.
+    eventually("both are told by Events, too", || async {
+        let events = bed.list(&kind_of(&json!({"kind": "Event"}))).await;
+        let told = |reason: &str| events.iter().any(|event| event["reason"] == reason);
+        (told("Programmed") && told("Available")).then_some(())
+    })
+    .await;
     for _ in 0..3 {
-        // The Event about the last condition comes after the condition.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let mark = bed.plane.mark();
         operator.stop().await;
         operator.restart();

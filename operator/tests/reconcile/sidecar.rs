@@ -61,6 +61,14 @@ pub fn has_sidecar(pod: &Value) -> bool {
     pod["spec"]["initContainers"][0]["name"] == "sluice"
 }
 
+/// Tells the API server that a pod is ready.
+async fn runs(bed: &Bed, pod: &str) {
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    let pods = bed.objects(&kind_of(&json!({"kind": "Pod"})));
+    let told = pods.patch_status(pod, &PatchParams::default(), &Patch::Merge(&ready)).await;
+    told.expect("a status is taken");
+}
+
 fn name(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().expect("a name")
 }
@@ -142,11 +150,7 @@ async fn a_pod_without_its_sidecar_is_told_and_replaced_only_if_that_is_asked_fo
     })
     .await;
     assert_eq!(name(&the_pod(bed, "till", |_| true).await), name(&missed));
-    let pods: Api<DynamicObject> = bed.objects(&kind_of(&json!({"kind": "Pod"})));
-    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
-    pods.patch_status("alone", &PatchParams::default(), &Patch::Merge(&ready))
-        .await
-        .expect("a status is taken");
+    runs(bed, "alone").await;
     let replaced = the_pod(bed, "till", has_sidecar).await;
     assert_ne!(name(&replaced), name(&missed));
     // Nobody would make this one again.
@@ -156,6 +160,31 @@ async fn a_pod_without_its_sidecar_is_told_and_replaced_only_if_that_is_asked_fo
     })
     .await;
     assert!(bed.find(&kind_of(&json!({"kind": "Pod"})), "alone").await.is_some());
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_disruption_budget_is_asked_and_told() {
+    let desk = Desk::new("budget").await;
+    let bed = &desk.bed;
+    allow(bed).await;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "none"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "till"}}}});
+    bed.apply(&budget).await;
+    bed.apply(&workload("till")).await;
+    let missed = the_pod(bed, "till", |pod| !has_sidecar(pod)).await;
+    // Of pods that do not run no budget is asked.
+    runs(bed, name(&missed)).await;
+    let mut operator = desk.operator().await;
+    bed.apply(&placed(json!({"update": "Rollout"}))).await;
+    within(Duration::from_secs(20), "it tells what keeps the pod", || async {
+        let message = bed.told("shop", "Programmed", "False", "NotInjected").await;
+        message.contains("disruption budget").then_some(())
+    })
+    .await;
+    assert_eq!(name(&the_pod(bed, "till", |_| true).await), name(&missed));
+    bed.delete(&ChildKind::PodDisruptionBudget.resource(), "none").await;
+    the_pod(bed, "till", has_sidecar).await;
     operator.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Listener, Placement, PodTemplate, Protocol, Quantity, Sidecar, SidecarResources, TaintEffect,
+    Listener, Placement, PodTemplate, Protocol, Quantity, Resources, Sidecar, SidecarResources, TaintEffect,
     TolerationOperator,
 };
 use crate::check::{Problem, clip};
@@ -16,15 +16,17 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
     match placement {
         Placement::Deployment(deployment) => {
             let at = "spec.placement.deployment";
-            check_resources(at, &deployment.resources.requests, &deployment.resources.limits, problems);
+            let Resources { requests, limits } = &deployment.resources;
+            let instead = "is not the name of a resource; write cpu or memory";
+            check_resources(at, [requests, limits], is_qualified_name, instead, problems);
             check_listeners(at, &deployment.listeners, problems);
             check_template(at, &deployment.pod_template, problems);
         }
         Placement::Sidecar(sidecar) => {
             let at = "spec.placement.sidecar";
             let SidecarResources { requests, limits } = &sidecar.resources;
-            check_resources(at, requests, limits, problems);
-            check_common(at, [requests, limits], problems);
+            let instead = "is nothing that a sidecar uses; write cpu, memory or ephemeral-storage";
+            check_resources(at, [requests, limits], |name| COMMON.contains(&name), instead, problems);
             check_selector(at, sidecar, problems);
         }
     }
@@ -42,24 +44,15 @@ fn check_selector(at: &str, sidecar: &Sidecar, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A pod of somebody else must not be refused for what its sidecar asks for.
-fn check_common(at: &str, both: [&BTreeMap<String, Quantity>; 2], problems: &mut Vec<Problem>) {
-    const COMMON: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
-    for (part, quantities) in ["requests", "limits"].into_iter().zip(both) {
-        for name in quantities.keys().filter(|name| !COMMON.contains(&name.as_str())) {
-            let at = format!("{at}.resources.{part}[{:?}]", clip(name));
-            problems.push(Problem::new(
-                at,
-                "is nothing that a sidecar uses; write cpu, memory or ephemeral-storage",
-            ));
-        }
-    }
-}
+/// Resources that the container of a sidecar may name: a pod of somebody else must not be refused for others.
+const COMMON: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
+/// Checks requests and limits, with `is_known` for their names and what to write instead of others.
 fn check_resources(
     at: &str,
-    requests: &BTreeMap<String, Quantity>,
-    limits: &BTreeMap<String, Quantity>,
+    [requests, limits]: [&BTreeMap<String, Quantity>; 2],
+    is_known: impl Fn(&str) -> bool,
+    instead: &str,
     problems: &mut Vec<Problem>,
 ) {
     for (name, request) in requests {
@@ -68,15 +61,10 @@ fn check_resources(
             problems.push(Problem::new(at, "is more than the limit; lower it or raise the limit"));
         }
     }
-    for (part, name) in [("requests", requests), ("limits", limits)]
-        .into_iter()
-        .flat_map(|(part, quantities)| quantities.keys().map(move |name| (part, name)))
-    {
-        if !is_qualified_name(name) {
-            problems.push(Problem::new(
-                format!("{at}.resources.{part}[{:?}]", clip(name)),
-                "is not the name of a resource; write cpu or memory",
-            ));
+    for (part, quantities) in [("requests", requests), ("limits", limits)] {
+        for name in quantities.keys().filter(|name| !is_known(name)) {
+            let at = format!("{at}.resources.{part}[{:?}]", clip(name));
+            problems.push(Problem::new(at, instead));
         }
     }
 }

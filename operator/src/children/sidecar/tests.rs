@@ -104,7 +104,7 @@ fn a_digest_tells_what_a_pod_lacks() {
 
 #[test]
 fn it_passes_the_restricted_level_and_reads_no_token() {
-    let given = given(&[guest("shop")], &guest("shop"), &settings("sluice:1"));
+    let given = given(&[guest("shop")], &settings("sluice:1")).expect("there is a guest");
     let security = &given["container"]["securityContext"];
     assert_eq!(security["runAsNonRoot"], true);
     assert_eq!(security["allowPrivilegeEscalation"], false);

@@ -7,23 +7,21 @@
 //! client that has nothing to think about, the same number at once.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use sluice_tests::client::http;
 use sluice_tests::cluster::Request;
-use sluice_tests::metrics::Metrics;
-use sluice_tests::process::{self, Process};
 use sluice_tests::{ControlPlane, parts, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::operator::Operator;
+
+mod operator;
+mod play;
 
 /// StreamAPIs, unless told otherwise.
 const COUNT: usize = 1000;
@@ -203,78 +201,6 @@ impl Bench {
         Api::namespaced_with(self.client.clone(), namespace, resource)
     }
 
-    /// Keeps `seen` as the objects of a kind are, by the number that `label` or their name tells.
-    fn follow(&self, resource: &ApiResource, seen: &Seen, what: fn(&DynamicObject) -> Option<Value>) {
-        let events = watcher(self.api(TESTED, resource), watcher::Config::default()).default_backoff();
-        let seen = seen.clone();
-        tokio::spawn(events.applied_objects().try_for_each(move |object| {
-            if let (Some(number), Some(value)) = (number(&object), what(&object)) {
-                seen.lock().expect("nobody panics with it").insert(number, value);
-            }
-            async { Ok(()) }
-        }));
-    }
-
-    /// Plays kubelets and data planes.
-    async fn play(&self) {
-        self.follow(&kind("", "v1", "ConfigMap", "configmaps"), &self.served, |map| {
-            let config: Value = serde_json::from_str(map.data["data"]["config-v1.json"].as_str()?).ok()?;
-            let entry = config["apis"].as_object()?.values().next()?;
-            Some(json!({"revision": entry["revision"], "material": entry["material"]}))
-        });
-        self.follow(&stream_apis(), &self.apis, |api| Some(api.data["status"].clone()));
-        for namespace in [TESTED, FLOOR] {
-            let pods = self.api(namespace, &kind("", "v1", "Pod", "pods"));
-            let events = watcher(pods.clone(), watcher::Config::default()).default_backoff();
-            let running = self.running.clone();
-            tokio::spawn(events.applied_objects().for_each_concurrent(AT_ONCE, move |pod| {
-                let (pods, running) = (pods.clone(), running.clone());
-                async move {
-                    let Ok(pod) = pod else { return };
-                    let Some(number) = number(&pod).filter(|_| pod.data["status"]["podIP"].is_null()) else {
-                        return;
-                    };
-                    let ip = address(number);
-                    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-                        "conditions": [{"type": "Ready", "status": "True"}]}});
-                    let told = pods
-                        .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status))
-                        .await;
-                    told.expect("a pod's status is taken");
-                    *running.lock().expect("nobody panics with it").entry(namespace.into()).or_default() += 1;
-                }
-            }));
-        }
-        let listener = tokio::net::TcpListener::bind("0.0.0.0:9090").await.expect("port 9090 is free");
-        let served = self.served.clone();
-        tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.expect("connections can be accepted");
-                let served = served.clone();
-                tokio::spawn(async move {
-                    let number = socket.local_addr().ok().and_then(|address| numbered(address.ip()));
-                    let mut request = [0; 4096];
-                    // One question after another, as a data plane keeps its connections.
-                    while let Ok(read @ 1..) = socket.read(&mut request).await {
-                        let entry = number.and_then(|number| {
-                            served.lock().expect("nobody panics with it").get(&number).cloned()
-                        });
-                        let body = answer(
-                            number.unwrap_or_default(),
-                            entry,
-                            request[..read].starts_with(b"GET /config"),
-                        );
-                        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
-                        let text = format!("{head}: {}\r\n\r\n{body}", body.len());
-                        if socket.write_all(text.as_bytes()).await.is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-    }
-
     /// Creates the StreamAPIs.
     async fn create(&self, namespace: &str) {
         let apis = self.api(namespace, &stream_apis());
@@ -417,105 +343,4 @@ fn copied(child: &DynamicObject, resource: &ApiResource, api: &DynamicObject) ->
 fn number(object: &DynamicObject) -> Option<usize> {
     let name = object.labels().get("sluice.dev/api").cloned().unwrap_or_else(|| object.name_any());
     name.strip_prefix("api-")?.parse().ok()
-}
-
-/// A loopback address for each, and back.
-fn address(number: usize) -> Ipv4Addr {
-    let part = |value: usize| u8::try_from(value % 250 + 1).expect("at most 250");
-    Ipv4Addr::new(127, 100, part(number / 250), part(number))
-}
-
-fn numbered(address: IpAddr) -> Option<usize> {
-    let IpAddr::V4(address) = address else { return None };
-    let [127, 100, high, low] = address.octets() else { return None };
-    Some((usize::from(high) - 1) * 250 + usize::from(low) - 1)
-}
-
-fn answer(number: usize, entry: Option<Value>, is_config: bool) -> String {
-    let name = name(number);
-    if !is_config {
-        let server = json!({"namespace": TESTED, "api": name, "server": "log", "up": true});
-        return json!({"ready": true, "draining": false, "servers": [server]}).to_string();
-    }
-    let apis = entry.into_iter().map(|mut entry| {
-        (entry["namespace"], entry["name"]) = (json!(TESTED), json!(name));
-        entry
-    });
-    json!({"apis": apis.collect::<Vec<_>>(), "refused": []}).to_string()
-}
-
-/// The operator's own binary, and what it takes.
-struct Operator {
-    process: Process,
-    port: u16,
-}
-
-impl Operator {
-    async fn start(plane: &ControlPlane) -> Self {
-        let port = process::port();
-        let beside = std::env::current_exe().expect("it has a path").with_file_name("sluice-operator");
-        let mut command = Command::new(beside);
-        command.args(["--dataplane-image", "sluice/dataplane:test", "--admin", &format!("127.0.0.1:{port}")]);
-        command
-            .env("KUBECONFIG", plane.kubeconfig())
-            .env("POD_NAMESPACE", "sluice-system")
-            .env("POD_NAME", "operator-0")
-            // As the chart has it.
-            .env("MALLOC_ARENA_MAX", "2");
-        // As the chart has it.
-        command.env("MALLOC_ARENA_MAX", "2");
-        let log = process::directory("operator").join("operator.log");
-        let operator = Self { process: Process::spawn("sluice-operator", command, &log), port };
-        within(PATIENCE, "the operator leads", || async {
-            (operator.metric("leader", &[]).await == Some(1.0)).then_some(())
-        })
-        .await;
-        operator
-    }
-
-    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let answer = http::get(&format!("http://127.0.0.1:{}/metrics", self.port)).await.ok()?;
-        Some(Metrics::parse(&answer.text()).sum(&format!("operator_{name}"), labels))
-    }
-
-    /// Waits until it has looked at so many StreamAPIs.
-    async fn looked_at(&self, count: usize) {
-        within(PATIENCE, "the operator has looked at all", || async {
-            let looks = self.metric("reconciles_total", &[("kind", "StreamAPI")]).await?;
-            (looks >= count as f64).then_some(())
-        })
-        .await;
-    }
-
-    fn status(&self, field: &str) -> f64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux tells it");
-        line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().expect("KiB") / 1024.0
-    }
-
-    /// Resident now, in MiB.
-    fn memory(&self) -> f64 {
-        self.status("VmRSS:")
-    }
-
-    /// The most that was resident, in MiB.
-    fn most_memory(&self) -> f64 {
-        self.status("VmHWM:")
-    }
-
-    /// Seconds of CPU so far.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
-        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
-        let ticks =
-            |field: usize| fields.split(' ').nth(field).and_then(|it| it.parse::<f64>().ok()).expect("ticks");
-        // Of a hundredth of a second, whatever the kernel counts in itself.
-        (ticks(11) + ticks(12)) / 100.0
-    }
-
-    async fn stop(&mut self) {
-        self.process.signal(libc::SIGTERM);
-        self.process.ended(Duration::from_secs(20)).await;
-    }
 }
