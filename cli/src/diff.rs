@@ -10,7 +10,7 @@ use kube::{Api, Client, Config};
 use sluice_operator::children::Settings;
 use sluice_operator::read::{self, Object};
 use sluice_operator::report::is_place_of_reference;
-use sluice_operator::world::{api_resource, policy_resource};
+use sluice_operator::world::{api_resource, gateway_resource, policy_resource};
 use sluice_operator::{Objects, differences};
 
 use crate::check::Input;
@@ -72,7 +72,7 @@ fn told(before: &Objects, after: &Objects) -> String {
     apis.collect()
 }
 
-/// The StreamAPIs and StreamPolicies of the namespaces that `objects` are in.
+/// The StreamAPIs, StreamGateways and StreamPolicies of the namespaces that `objects` are in.
 async fn cluster(objects: &Objects, context: Option<String>) -> anyhow::Result<Objects> {
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
     let config = Config::from_kubeconfig(&options)
@@ -80,11 +80,12 @@ async fn cluster(objects: &Objects, context: Option<String>) -> anyhow::Result<O
         .context("cannot tell where the cluster is; --from compares files")?;
     let client = Client::try_from(config)?;
     let apis = objects.apis.iter().map(|api| &api.metadata);
-    let metadata = apis.chain(objects.policies.iter().map(|policy| &policy.metadata));
+    let gateways = objects.gateways.iter().map(|gateway| &gateway.metadata);
+    let metadata = apis.chain(gateways).chain(objects.policies.iter().map(|policy| &policy.metadata));
     let namespaces: BTreeSet<&str> = metadata.filter_map(|metadata| metadata.namespace.as_deref()).collect();
     let mut found = Objects::default();
     for namespace in namespaces {
-        for resource in [api_resource(), policy_resource()] {
+        for resource in [api_resource(), gateway_resource(), policy_resource()] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
             let list = api.list(&ListParams::default()).await;
             let list =
@@ -96,6 +97,7 @@ async fn cluster(objects: &Objects, context: Option<String>) -> anyhow::Result<O
                 });
                 match read::read(serde_json::to_value(object)?, namespace) {
                     Ok(Object::Api(api)) => found.apis.push(*api),
+                    Ok(Object::Gateway(gateway)) => found.gateways.push(*gateway),
                     Ok(Object::Policy(policy)) => found.policies.push(*policy),
                     // What cannot be read serves as it last was good; what that is, only the operator knows.
                     Ok(Object::Secret(_) | Object::Unused(_)) | Err(_) => {}
@@ -116,6 +118,12 @@ fn overlaid(before: &Objects, files: &Objects) -> Objects {
         match after.apis.iter_mut().find(|old| same(&old.metadata, &new.metadata)) {
             Some(old) => old.spec = new.spec.clone(),
             None => after.apis.push(new.clone()),
+        }
+    }
+    for new in &files.gateways {
+        match after.gateways.iter_mut().find(|old| same(&old.metadata, &new.metadata)) {
+            Some(old) => old.spec = new.spec.clone(),
+            None => after.gateways.push(new.clone()),
         }
     }
     for new in &files.policies {

@@ -165,6 +165,7 @@ impl Document {
     fn identity(&self) -> Option<(Kind, &str, &str)> {
         let (kind, metadata) = match self.0.object.as_ref().ok()? {
             Object::Api(api) => (Kind::StreamApi, &api.metadata),
+            Object::Gateway(gateway) => (Kind::StreamGateway, &gateway.metadata),
             Object::Policy(policy) => (Kind::StreamPolicy, &policy.metadata),
             Object::Secret(secret) => (Kind::Secret, &secret.metadata),
             Object::Unused(_) => return None,
@@ -204,6 +205,7 @@ impl Assembled {
     fn take(&mut self, document: &Document) {
         match &document.0.object {
             Ok(Object::Api(api)) => self.objects.apis.push((**api).clone()),
+            Ok(Object::Gateway(gateway)) => self.objects.gateways.push((**gateway).clone()),
             Ok(Object::Policy(policy)) => self.objects.policies.push((**policy).clone()),
             Ok(Object::Secret(secret)) => self.objects.secrets.push((**secret).clone()),
             Ok(Object::Unused(_)) => {}

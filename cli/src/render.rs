@@ -1,8 +1,11 @@
 //! `sluice render`: the objects that the operator would apply, made by the operator's own code.
 
 use sluice_config::Config;
+use sluice_config::placement::StreamGatewaySpec;
+use sluice_crds::StreamAPI;
 use sluice_crds::yaml::to_yaml;
-use sluice_operator::children::{Child, ChildKind, Owner, Settings, children};
+use sluice_operator::children::{Child, ChildKind, Content, Owner, Settings, children};
+use sluice_operator::gateway::host;
 use sluice_operator::{Objects, Rendered};
 
 use crate::check::Input;
@@ -62,15 +65,57 @@ fn objects(all: &Objects, settings: &Settings) -> (String, Vec<String>) {
         // Each has a data plane of its own.
         let alone = Objects { apis: vec![api.clone()], ..all.clone() };
         let Rendered { config, material, .. } = sluice_operator::render(&alone, &Config::default());
-        for entry in config.apis.values() {
-            let owner = Owner { namespace: &entry.api.namespace, name: &entry.api.name, uid: None };
-            match children(&owner, &config, entry, &material, &[], settings) {
+        for (key, entry) in &config.apis {
+            let placement = &entry.api.spec.placement;
+            if placement.gateway().is_some() {
+                continue;
+            }
+            let owner = Owner::api(&entry.api.namespace, &entry.api.name, None);
+            // The keys of cursors are the cluster's.
+            let keys = [(key.clone(), Vec::new())].into();
+            let content = Content {
+                config: &config,
+                material: &material,
+                keys: &keys,
+                deployment: placement.deployment(),
+            };
+            match children(&owner, &content, settings) {
                 Ok(children) => children.iter().for_each(|child| text.push_str(&document(child))),
-                Err(problem) => problems.push(format!("{}: {problem}", entry.api.key())),
+                Err(error) => problems.push(format!("{key}: {error}; split the API")),
             }
         }
     }
+    for gateway in &all.gateways {
+        let [namespace, name] = [&gateway.metadata.namespace, &gateway.metadata.name]
+            .map(|part| part.as_deref().unwrap_or_default());
+        let owner = Owner::gateway(namespace, name, None);
+        let mut objects = all.clone();
+        objects.apis.retain(|api| is_on(api, (namespace, name), &gateway.spec.0));
+        let keys = objects.apis.iter().map(|api| (key_of(api), Vec::new())).collect();
+        let hosted = host(&owner, &gateway.spec.0, &objects, &Config::default(), &keys, settings);
+        hosted.children.iter().for_each(|child| text.push_str(&document(child)));
+        let of_gateway = hosted.own.iter().map(|problem| format!("{namespace}/{name}: {problem}"));
+        problems.extend(of_gateway);
+        for (key, found) in &hosted.problems {
+            // What an API has by itself, the check of the files told.
+            let here = found.iter().filter(|problem| problem.at.starts_with("spec.placement.gateway"));
+            problems.extend(here.map(|problem| format!("{key}: {problem}")));
+        }
+    }
     (text, problems)
+}
+
+/// Whether `api` is placed on that gateway, and may be.
+fn is_on(api: &StreamAPI, (namespace, name): (&str, &str), gateway: &StreamGatewaySpec) -> bool {
+    let own = api.metadata.namespace.as_deref().unwrap_or_default();
+    let Some(reference) = api.spec.0.placement.gateway() else { return false };
+    (reference.namespace(own), reference.name.as_str()) == (namespace, name)
+        && gateway.allowed_namespaces.includes(namespace, own)
+}
+
+fn key_of(api: &StreamAPI) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", part(&api.metadata.namespace), part(&api.metadata.name))
 }
 
 /// A child as a document; of a Secret only which keys it holds.
@@ -124,7 +169,7 @@ stringData: {username: alice, password: hunter2canary}
         let all: Vec<_> = ChildKind::ALL
             .iter()
             .map(|kind| kind.names().2)
-            .filter(|kind| *kind != "PodDisruptionBudget")
+            .filter(|kind| !matches!(*kind, "PodDisruptionBudget" | "HorizontalPodAutoscaler"))
             .collect();
         assert_eq!(kinds, all);
         assert!(text.contains("the keys are cursor-key.default_shop, default_shop_login_password,"));

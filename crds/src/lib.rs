@@ -1,4 +1,4 @@
-//! The custom resources: StreamAPI and StreamPolicy as Kubernetes knows them.
+//! The custom resources: StreamAPI, StreamGateway and StreamPolicy as Kubernetes knows them.
 //!
 //! The specs live in `sluice-config`; this crate adds kind, metadata and status ([`resource`]), turns
 //! the Rust types into schemas that an API server takes ([`schema`]), and checks what a person wrote
@@ -12,7 +12,8 @@ pub mod shape;
 pub mod yaml;
 
 pub use resource::{
-    ApiSpec, Condition, PolicySpec, StreamAPI, StreamApiStatus, StreamPolicy, StreamPolicyStatus,
+    ApiSpec, Condition, GatewaySpec, PolicySpec, StreamAPI, StreamApiStatus, StreamGateway,
+    StreamGatewayStatus, StreamPolicy, StreamPolicyStatus,
 };
 pub use schema::crds;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sluice_config::kafka::{ALLOWED_PROPERTIES, Applies};
 
 use crate::schema::{schema_of, union_of};
-use crate::{StreamAPI, StreamPolicy};
+use crate::{StreamAPI, StreamGateway, StreamPolicy};
 
 const OPENING: &str = "\
 # Reference
@@ -33,6 +33,7 @@ loads code is not among them.
 pub fn page() -> String {
     let mut page = OPENING.to_owned();
     section::<StreamAPI>("StreamAPI", &mut page);
+    section::<StreamGateway>("StreamGateway", &mut page);
     section::<StreamPolicy>("StreamPolicy", &mut page);
     page.push_str(PROPERTIES);
     for (name, applies) in ALLOWED_PROPERTIES {
@@ -150,8 +151,13 @@ mod tests {
     }
 
     #[test]
+    fn streamgateways_yaml_is_fresh() {
+        check_fresh("streamgateways.yaml", &definition(1));
+    }
+
+    #[test]
     fn streampolicies_yaml_is_fresh() {
-        check_fresh("streampolicies.yaml", &definition(1));
+        check_fresh("streampolicies.yaml", &definition(2));
     }
 
     #[test]

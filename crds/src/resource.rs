@@ -7,6 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::StreamApiSpec;
+use sluice_config::placement::StreamGatewaySpec;
 use sluice_config::policy::StreamPolicySpec;
 
 /// What the API consists of: servers, channels and how clients reach them.
@@ -77,6 +78,38 @@ pub struct ApiSpec(pub Arc<StreamApiSpec>);
 #[serde(transparent)]
 pub struct PolicySpec(pub StreamPolicySpec);
 
+/// Pods and listeners of a data plane that serves many APIs, and whose they may be.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "StreamGateway",
+    plural = "streamgateways",
+    singular = "streamgateway",
+    shortname = "sgw",
+    category = "sluice",
+    namespaced,
+    doc = "A data plane that serves every StreamAPI placed on it, of its own and of allowed namespaces.",
+    status = "StreamGatewayStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#
+    ),
+    printcolumn(name = "APIs", type_ = "integer", json_path = ".status.attachedApis"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(transparent)]
+pub struct GatewaySpec(pub StreamGatewaySpec);
+
 /// What became of a StreamAPI. Nothing here moves with traffic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -102,6 +135,22 @@ pub struct StreamPolicyStatus {
     /// specific or older, the message names the part and that policy.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What became of a StreamGateway. Nothing here moves with traffic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StreamGatewayStatus {
+    /// `Accepted`, `ResolvedRefs` and `Programmed`, each with a message to act on.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many StreamAPIs are served here.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub attached_apis: u32,
+    /// Where clients reach it inside the cluster; the paths are the APIs'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub url: Option<String>,
 }
 
 /// One aspect of an object's state, as everywhere in Kubernetes.

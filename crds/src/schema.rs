@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{StreamAPI, StreamPolicy};
+use crate::{StreamAPI, StreamGateway, StreamPolicy};
 
 /// Longest `metadata.name`, so that the children's names fit their labels.
 pub const NAME_LENGTH: usize = 40;
@@ -17,7 +17,12 @@ pub const NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
 
 /// The definitions to apply to a cluster.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [definition::<StreamAPI>(API_RULES), definition::<StreamPolicy>(POLICY_RULES)].into()
+    [
+        definition::<StreamAPI>(API_RULES),
+        definition::<StreamGateway>(GATEWAY_RULES),
+        definition::<StreamPolicy>(POLICY_RULES),
+    ]
+    .into()
 }
 
 /// The schema of `T`'s spec and status: structural, unions still told by `oneOf`.
@@ -76,6 +81,12 @@ const API_RULES: &[Rule] = &[
         message: "add `http: {}`, `websocket: {}` or both",
     },
 ];
+
+const GATEWAY_RULES: &[Rule] = &[Rule {
+    at: "/properties/spec/properties/allowedNamespaces",
+    rule: "(self.from == 'Names') == (has(self.names) && size(self.names) > 0)",
+    message: "`names` goes with `from: Names`, and `from: Names` with at least one",
+}];
 
 const POLICY_RULES: &[Rule] = &[
     Rule {

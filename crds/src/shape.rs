@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sluice_config::Problem;
 
 use crate::schema::{NAME_LENGTH, NAME_PATTERN, schema_of, union_of};
-use crate::{StreamAPI, StreamPolicy};
+use crate::{StreamAPI, StreamGateway, StreamPolicy};
 
 mod words;
 
@@ -38,10 +38,11 @@ impl Shape {
 }
 
 /// The shape of a StreamAPI.
-pub static STREAM_API: LazyLock<Shape> = LazyLock::new(|| {
-    let name = json!({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH, "pattern": NAME_PATTERN});
-    document(schema_of::<StreamAPI>(), name)
-});
+pub static STREAM_API: LazyLock<Shape> = LazyLock::new(|| document(schema_of::<StreamAPI>(), own_name()));
+
+/// The shape of a StreamGateway.
+pub static STREAM_GATEWAY: LazyLock<Shape> =
+    LazyLock::new(|| document(schema_of::<StreamGateway>(), own_name()));
 
 /// The shape of a StreamPolicy.
 pub static STREAM_POLICY: LazyLock<Shape> =
@@ -64,6 +65,11 @@ pub static CONFIG_MAP: LazyLock<Shape> = LazyLock::new(|| {
     }});
     document(fields, object_name())
 });
+
+/// A name that those of children can be made of.
+fn own_name() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH, "pattern": NAME_PATTERN})
+}
 
 fn object_name() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 253, "pattern": words::OBJECT_NAME})

@@ -1,4 +1,4 @@
-//! Admission: an API server asks about every StreamAPI and StreamPolicy that is applied, and whoever
+//! Admission: an API server asks about every StreamAPI, StreamGateway and StreamPolicy that is applied, and whoever
 //! applies it is told at once what is wrong with it and what it would do. It also asks about pods that
 //! are created where sidecars are wanted ([`inject`]).
 //!
@@ -177,7 +177,7 @@ async fn respond(
     request: &AdmissionRequest<DynamicObject>,
 ) -> (AdmissionResponse, &'static str) {
     let mut response = AdmissionResponse::from(request);
-    let judged = matches!(kind, Kind::StreamApi | Kind::StreamPolicy)
+    let judged = matches!(kind, Kind::StreamApi | Kind::StreamGateway | Kind::StreamPolicy)
         && matches!(request.operation, Operation::Create | Operation::Update);
     let Some(new) = request.object.as_ref().filter(|_| judged) else { return (response, "allowed") };
     // What is being deleted has finalizers taken away; that must not fail for what it says.

@@ -19,6 +19,8 @@ use crate::lease::Leadership;
 
 /// Who writes, as the API server keeps book of it.
 pub const FIELD_MANAGER: &str = "sluice-operator";
+/// Who holds the number of pods until an autoscaler takes it over.
+const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 /// How long one request may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,7 +32,7 @@ const LATE_WATCH: Duration = Duration::from_secs(5);
 pub enum ApplyError {
     /// Something else has the name.
     #[error(
-        "{kind} `{name}` exists and does not belong to this StreamAPI; delete or rename it, or rename the StreamAPI"
+        "{kind} `{name}` exists and was not made for this object; delete or rename it, or give this object another name"
     )]
     NameTaken {
         /// Kind of the object.
@@ -157,10 +159,41 @@ impl Writer {
         }
         let written = match difference {
             Difference::Entries => self.replace(&api, child, live, &as_json).await?,
-            Difference::Fields | Difference::None => self.patch(&api, child, live.uid()).await?,
+            Difference::Fields | Difference::None => {
+                self.hand_over_replicas(&api, child, live).await?;
+                self.patch(&api, child, live.uid()).await?
+            }
         };
         self.note(owner, child, &written);
         Ok(true)
+    }
+
+    /// Of a Deployment that somebody else scales from now on, keeps the number of pods: what an applier no
+    /// longer names is taken away if nobody else named it, and without a number there is one pod.
+    async fn hand_over_replicas(
+        &self,
+        api: &Api<DynamicObject>,
+        child: &Child,
+        live: &DynamicObject,
+    ) -> Result<(), ApplyError> {
+        let replicas = &live.data["spec"]["replicas"];
+        if child.kind != ChildKind::Deployment
+            || !child.body["spec"]["replicas"].is_null()
+            || replicas.is_null()
+        {
+            return Ok(());
+        }
+        let body = json!({
+            "apiVersion": child.body["apiVersion"], "kind": child.body["kind"],
+            "metadata": {"name": child.name, "uid": live.uid()}, "spec": {"replicas": replicas},
+        });
+        let parameters = PatchParams::apply(REPLICAS_MANAGER);
+        self.lead()?;
+        match patiently(api.patch(&child.name, &parameters, &Patch::Apply(&body))).await? {
+            // An autoscaler has decided already.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            done => done.map(drop).map_err(|error| failure(child.kind, &child.name, error)),
+        }
     }
 
     /// Whether `live` is older than what this process wrote a moment ago: the watch is late, and

@@ -77,18 +77,22 @@ fn entry(
         api_keys(api.namespace, &name, references, &mut secrets);
     }
     let material = secrets.names;
+    // What it says now is refused or cannot be read: then this is what it said before.
+    let is_new = api.spec.is_some_and(|now| now == spec);
+    let before = last.apis.get(&format!("{}/{}", api.namespace, api.name)).filter(|_| !is_new);
+    let generation = before.map_or(api.generation, |before| before.generation);
     let api_part = ConfigApi { namespace: api.namespace.into(), name: api.name.into(), spec: spec.clone() };
     // The digest of a large API costs much more than a look whether it is the same.
     let same = last
         .apis
         .get(&api_part.key())
         .filter(|last| last.api == api_part && last.policies == policies && last.material == material);
-    if let Some(same) = same.filter(|last| last.generation == api.generation) {
+    if let Some(same) = same.filter(|last| last.generation == generation) {
         return Arc::clone(same);
     }
     let revision =
         same.map_or_else(|| revision(&api_part, &policies, &material), |last| last.revision.clone());
-    Arc::new(Entry { generation: api.generation, revision, api: api_part, policies, material })
+    Arc::new(Entry { generation, revision, api: api_part, policies, material })
 }
 
 /// Why the channel is closed, if it is.
@@ -108,7 +112,7 @@ fn server_secrets<'a>(
 ) -> BTreeMap<&'a str, String> {
     let mut broken = BTreeMap::new();
     for (server, place) in secrets_of(spec) {
-        if !secret_problems(api.namespace, &place, references).is_empty() {
+        if !secret_problems(api.namespace, &place, &references.secrets).is_empty() {
             broken.insert(server, format!("server `{server}` has no usable credentials"));
         }
         add_values(api.namespace, &place, references, secrets);
@@ -151,10 +155,15 @@ struct Collector<'r> {
 
 impl Collector<'_> {
     fn add(&mut self, secret: &str, key: &str, value: &[u8]) {
-        let digest = hex(&Sha256::digest(value));
-        self.names.insert(format!("{secret}/{key}"), digest.clone());
-        self.material.0.entry(digest).or_insert_with(|| Arc::from(value));
+        self.names.insert(format!("{secret}/{key}"), add(self.material, value));
     }
+}
+
+/// Adds `value` to the material; what it is called there.
+pub(crate) fn add(material: &mut Material, value: &[u8]) -> String {
+    let digest = hex(&Sha256::digest(value));
+    material.0.entry(digest.clone()).or_insert_with(|| Arc::from(value));
+    digest
 }
 
 /// What the revision of `entry` must be.

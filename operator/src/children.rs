@@ -1,24 +1,30 @@
-//! Builds what a StreamAPI consists of in a cluster: one list of objects, pure.
+//! Builds what a StreamAPI or a StreamGateway consists of in a cluster: one list of objects, pure.
 //!
 //! Nothing here depends on what exists; [`crate::compare`] tells what of it has to be written.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use kube::core::ApiResource;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use sluice_config::config::{
-    CONFIG_KEY, CONFIG_KEY_ZSTD, Config, DELIVERED_BYTES, Material, PLAIN_BYTES, cursor_key, material_key,
+    CONFIG_KEY, CONFIG_KEY_ZSTD, Config, DELIVERED_BYTES, INFLATED_BYTES, Material, PLAIN_BYTES, cursor_key,
+    material_key,
 };
-use sluice_config::{Entry, Problem, StreamApiSpec};
+use sluice_config::placement::Deployment;
 use sluice_crds::{GROUP, VERSION};
 
 use crate::build::hex;
+use crate::objects::Kind;
 
 pub mod sidecar;
 mod workload;
 
 /// Label of everything that belongs to a StreamAPI; its value is the API's name.
 pub const API_LABEL: &str = "sluice.dev/api";
+/// Label of everything that belongs to a StreamGateway; its value is the gateway's name.
+pub const GATEWAY_LABEL: &str = "sluice.dev/gateway";
 /// Label that marks everything the operator made, here with its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice-operator");
 /// Annotation with the digest of what was applied, so that what is to be removed is noticed too.
@@ -45,15 +51,37 @@ pub struct Settings {
     pub injection: bool,
 }
 
-/// The StreamAPI that children belong to.
+/// What children belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
+    /// StreamAPI or StreamGateway.
+    pub kind: Kind,
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
     /// Its uid; `None` if it is not in a cluster.
     pub uid: Option<&'a str>,
+}
+
+impl<'a> Owner<'a> {
+    /// A StreamAPI.
+    pub const fn api(namespace: &'a str, name: &'a str, uid: Option<&'a str>) -> Self {
+        Self { kind: Kind::StreamApi, namespace, name, uid }
+    }
+
+    /// A StreamGateway.
+    pub const fn gateway(namespace: &'a str, name: &'a str, uid: Option<&'a str>) -> Self {
+        Self { kind: Kind::StreamGateway, namespace, name, uid }
+    }
+
+    /// What its children are called.
+    pub fn child_name(&self) -> String {
+        match self.kind {
+            Kind::StreamGateway => gateway_child_name(self.name),
+            _ => child_name(self.name),
+        }
+    }
 }
 
 /// Kinds of children, in the order in which they are written: what a pod needs comes before it,
@@ -78,11 +106,13 @@ pub enum ChildKind {
     PodDisruptionBudget,
     /// The pods.
     Deployment,
+    /// How many pods there are.
+    HorizontalPodAutoscaler,
 }
 
 impl ChildKind {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Secret,
         Self::ConfigMap,
         Self::ServiceAccount,
@@ -92,6 +122,7 @@ impl ChildKind {
         Self::NetworkPolicy,
         Self::PodDisruptionBudget,
         Self::Deployment,
+        Self::HorizontalPodAutoscaler,
     ];
 
     /// Group, version, kind and plural.
@@ -106,18 +137,22 @@ impl ChildKind {
             Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
             Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Self::HorizontalPodAutoscaler => {
+                ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            }
         }
+    }
+
+    /// Whether it is deleted when it is needed no longer. The operator may delete no Secret and no ConfigMap; these
+    /// are [`emptied`].
+    pub const fn is_optional(self) -> bool {
+        !matches!(self, Self::Secret | Self::ConfigMap)
     }
 
     /// As the client wants it.
     pub fn resource(self) -> ApiResource {
         let (group, version, kind, plural) = self.names();
         resource(group, version, kind, plural)
-    }
-
-    /// Whether an API may come to do without it, so that it is deleted.
-    pub const fn is_optional(self) -> bool {
-        !matches!(self, Self::Secret | Self::ConfigMap)
     }
 }
 
@@ -149,6 +184,11 @@ pub fn child_name(api: &str) -> String {
     format!("{api}-{SUFFIX}")
 }
 
+/// Name of the children of `gateway`. No StreamAPI has such children.
+pub fn gateway_child_name(gateway: &str) -> String {
+    format!("{gateway}-{SUFFIX}-gateway")
+}
+
 /// Name of the Secret that holds the key of `api`'s cursors. It is made once and never rendered.
 pub fn cursor_secret_name(api: &str) -> String {
     format!("{api}-{SUFFIX}-cursor")
@@ -157,21 +197,38 @@ pub fn cursor_secret_name(api: &str) -> String {
 /// Key of the bytes inside that Secret.
 pub const CURSOR_SECRET_KEY: &str = "key";
 
-/// Everything the API consists of, in the order of [`ChildKind`]. What is served in a sidecar consists of
+/// What a data plane is to serve, and where it runs.
+pub struct Content<'a> {
+    /// The APIs.
+    pub config: &'a Config,
+    /// The secret values that the config names.
+    pub material: &'a Material,
+    /// Keys of cursors by `namespace/name` of their API.
+    pub keys: &'a BTreeMap<String, Vec<u8>>,
+    /// The pods; `None` in a sidecar, which is in pods of somebody else.
+    pub deployment: Option<&'a Deployment>,
+}
+
+/// More than one data plane can be given.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} come to {bytes} bytes, more than the {DELIVERED_BYTES} that a data plane can be given")]
+pub struct TooLarge {
+    what: &'static str,
+    bytes: usize,
+}
+
+/// Everything `owner` consists of, in the order of [`ChildKind`]. What is served in a sidecar consists of
 /// what the sidecar mounts.
 pub fn children(
     owner: &Owner<'_>,
-    config: &Config,
-    entry: &Entry,
-    material: &Material,
-    cursor_keys: &[u8],
+    content: &Content<'_>,
     settings: &Settings,
-) -> Result<Vec<Child>, Problem> {
+) -> Result<Vec<Child>, TooLarge> {
     let mut children = vec![
-        child(owner, ChildKind::Secret, secret(owner, entry, material, cursor_keys)?),
-        child(owner, ChildKind::ConfigMap, config_map(config)?),
+        child(owner, ChildKind::Secret, secret(owner, content)?),
+        child(owner, ChildKind::ConfigMap, config_map(content.config)?),
     ];
-    let Some(deployment) = entry.api.spec.placement.deployment() else { return Ok(children) };
+    let Some(deployment) = content.deployment else { return Ok(children) };
     children.extend([
         child(owner, ChildKind::ServiceAccount, json!({"automountServiceAccountToken": false})),
         child(owner, ChildKind::Role, workload::role(owner)),
@@ -182,17 +239,29 @@ pub fn children(
         let policy = workload::network_policy(owner, deployment, settings);
         children.push(child(owner, ChildKind::NetworkPolicy, policy));
     }
-    if deployment.replicas >= 2 {
+    if deployment.fewest() >= 2 {
         children.push(child(owner, ChildKind::PodDisruptionBudget, workload::disruption_budget(owner)));
     }
     let workload = workload::deployment(owner, deployment, settings);
     children.push(child(owner, ChildKind::Deployment, workload));
+    if let Some(autoscaling) = &deployment.autoscaling {
+        let autoscaler = workload::autoscaler(owner, autoscaling);
+        children.push(child(owner, ChildKind::HorizontalPodAutoscaler, autoscaler));
+    }
     Ok(children)
 }
 
-/// What the API's pods are made from; nothing of it if it has none of its own.
-pub fn pod_template(owner: &Owner<'_>, spec: &StreamApiSpec, settings: &Settings) -> Value {
-    let Some(deployment) = spec.placement.deployment() else { return Value::Null };
+/// What is left of an API's own config and material when a gateway serves it: nothing is in them.
+pub fn emptied(owner: &Owner<'_>) -> [Child; 2] {
+    [
+        child(owner, ChildKind::Secret, json!({"type": "Opaque", "data": {}})),
+        child(owner, ChildKind::ConfigMap, json!({"data": {}})),
+    ]
+}
+
+/// What the pods are made from; nothing if there are none of its own.
+pub fn pod_template(owner: &Owner<'_>, deployment: Option<&Deployment>, settings: &Settings) -> Value {
+    let Some(deployment) = deployment else { return Value::Null };
     workload::deployment(owner, deployment, settings)["spec"]["template"].take()
 }
 
@@ -203,7 +272,7 @@ pub fn cursor_secret(owner: &Owner<'_>, key: &[u8]) -> Child {
 }
 
 fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
-    named(owner, kind, child_name(owner.name), content)
+    named(owner, kind, owner.child_name(), content)
 }
 
 /// `content` with what every child has: identity, labels, owner, and the digest of the whole.
@@ -214,7 +283,7 @@ fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Ch
     }});
     if let Some(uid) = owner.uid {
         body["metadata"]["ownerReferences"] = json!([{
-            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "StreamAPI", "name": owner.name, "uid": uid,
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": owner.kind.name(), "name": owner.name, "uid": uid,
             "controller": true,
         }]);
     }
@@ -230,13 +299,15 @@ fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Ch
 fn labels(owner: &Owner<'_>) -> Map<String, Value> {
     let mut labels = selector(owner);
     labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
-    labels.insert(API_LABEL.into(), owner.name.into());
+    let label = if owner.kind == Kind::StreamGateway { GATEWAY_LABEL } else { API_LABEL };
+    labels.insert(label.into(), owner.name.into());
     labels
 }
 
 /// What the pods are found by; it can never change.
 fn selector(owner: &Owner<'_>) -> Map<String, Value> {
-    let pairs = [("app.kubernetes.io/name", "sluice-dataplane"), ("app.kubernetes.io/instance", owner.name)];
+    let name = if owner.kind == Kind::StreamGateway { "sluice-gateway" } else { "sluice-dataplane" };
+    let pairs = [("app.kubernetes.io/name", name), ("app.kubernetes.io/instance", owner.name)];
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
@@ -244,7 +315,7 @@ fn base64(bytes: &[u8]) -> Value {
     json!(ByteString(bytes.to_vec()))
 }
 
-fn config_map(config: &Config) -> Result<Value, Problem> {
+fn config_map(config: &Config) -> Result<Value, TooLarge> {
     let text = serde_json::to_string(config).expect("a config is JSON");
     if text.len() <= PLAIN_BYTES {
         return Ok(json!({"data": {CONFIG_KEY: text}}));
@@ -252,35 +323,41 @@ fn config_map(config: &Config) -> Result<Value, Problem> {
     let compressed = zstd::encode_all(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL)
         .expect("memory can be compressed into memory");
     // A ConfigMap's binary data is held and sent as base64.
-    if compressed.len() / 3 * 4 > DELIVERED_BYTES {
-        return Err(too_large("the API with its policies", compressed.len()));
+    if compressed.len() / 3 * 4 > DELIVERED_BYTES || text.len() > INFLATED_BYTES {
+        return Err(TooLarge { what: "definitions and policies", bytes: compressed.len() });
     }
     Ok(json!({"binaryData": {CONFIG_KEY_ZSTD: base64(&compressed)}}))
 }
 
-fn secret(owner: &Owner<'_>, entry: &Entry, material: &Material, keys: &[u8]) -> Result<Value, Problem> {
-    let mut data = Map::new();
+fn secret(owner: &Owner<'_>, content: &Content<'_>) -> Result<Value, TooLarge> {
+    let mut data: BTreeMap<String, Value> = BTreeMap::new();
     let mut bytes = 0;
-    data.insert(cursor_key(owner.namespace, owner.name), base64(keys));
-    for (name, digest) in &entry.material {
+    for (api, keys) in content.keys {
+        let (namespace, name) = api.split_once('/').expect("keys are namespace/name");
+        bytes += keys.len();
+        data.insert(cursor_key(namespace, name), base64(keys));
+    }
+    let mut add = |namespace: &str, api: &str, name: &str, digest: &str| {
         let (secret, key) = name.split_once('/').expect("names are secret/key");
-        if let Some(value) = material.0.get(digest) {
+        if let Some(value) = content.material.0.get(digest) {
+            let name = material_key(namespace, api, secret, key, digest);
             bytes += value.len();
-            data.insert(material_key(owner.namespace, owner.name, secret, key, digest), base64(value));
+            data.insert(name, base64(value));
         }
+    };
+    for entry in content.config.apis.values() {
+        let (namespace, api) = (&entry.api.namespace, &entry.api.name);
+        entry.material.iter().for_each(|(name, digest)| add(namespace, api, name, digest));
+    }
+    let certificate = content.deployment.and_then(Deployment::certificate).map(|secret| &secret.name);
+    for (key, digest) in &content.config.certificate {
+        let secret = certificate.expect("a certificate comes from a Secret");
+        add(owner.namespace, owner.name, &format!("{secret}/{key}"), digest);
     }
     if bytes > DELIVERED_BYTES {
-        return Err(too_large("the Secrets that the API refers to", bytes));
+        return Err(TooLarge { what: "the Secrets that are referred to", bytes });
     }
     Ok(json!({"type": "Opaque", "data": data}))
-}
-
-fn too_large(what: &str, bytes: usize) -> Problem {
-    let message = format!(
-        "{what} come to {bytes} bytes, more than the {DELIVERED_BYTES} that a data plane can be given; split \
-         the API"
-    );
-    Problem::new("spec", message)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reconciles: looks at an object, decides with the pure steps, writes the difference.
 //!
-//! One controller for StreamAPIs, one for StreamPolicies. Both only ever write through
-//! [`Writer`], and nothing if nothing differs.
+//! One controller for StreamAPIs, one for StreamGateways, one for StreamPolicies. All only ever write
+//! through [`Writer`], and nothing if nothing differs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,26 +17,34 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::Value;
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES};
-use sluice_config::{Entry, Material, Problem};
+use sluice_config::{Entry, Problem};
 use sluice_crds::resource::{Condition, ConditionStatus};
 
 use crate::apply::{ApplyError, Writer, is_ending, is_owned};
 use crate::build::revision_of;
 use crate::children::{
-    CURSOR_SECRET_KEY, ChildKind, Owner, Settings, child_name, children, cursor_secret, cursor_secret_name,
+    CURSOR_SECRET_KEY, Child, ChildKind, Content, Owner, Settings, children, cursor_secret,
+    cursor_secret_name, emptied, sidecar,
 };
 use crate::metrics::Metrics;
 use crate::objects::Kind;
-use crate::observe::{Observer, PodView};
+use crate::observe::{Observer, Place, PodView};
 use crate::report::{self, ApiFindings, Sidecars, Verdict};
 use crate::sidecars::Care;
-use crate::world::{Dirty, Name, World, api_resource, name_of, policy_resource};
-use crate::{problems_of, render};
+use crate::world::{AllDirty, Dirty, Name, World, api_resource, gateway_resource, name_of, policy_resource};
+use crate::{Rendered, problems_of, render};
+
+mod gateway;
+
+pub use gateway::Host;
+use gateway::Placed;
 
 /// How many objects are reconciled at once.
 const AT_ONCE: u16 = 8;
 /// Pauses before another attempt.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// How often it is looked whether pods have ended that are no longer needed.
+const ENDING: Duration = Duration::from_secs(5);
 /// For how long a server may be away before `Available` says so.
 const DAMPING: Duration = Duration::from_secs(10);
 
@@ -59,6 +67,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What was last rendered of each API, with its uid.
     pub last: Mutex<HashMap<Name, (String, Config)>>,
+    /// What became of each gateway.
+    pub hosts: Mutex<HashMap<Name, Arc<Host>>>,
+    /// What is to be looked at again.
+    pub dirty: AllDirty,
     /// Failed attempts in a row.
     pub failures: Mutex<HashMap<(Kind, Name), u32>>,
     /// Since when an API is not available.
@@ -67,20 +79,22 @@ pub struct Context {
     pub care: Care,
 }
 
-/// Runs both controllers until `stop` resolves and what is under way is done.
-pub async fn run(
-    context: Arc<Context>,
-    apis: &Dirty,
-    policies: &Dirty,
-    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
-) {
+/// Runs all controllers until `stop` resolves and what is under way is done.
+pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Clone + Send + Sync + 'static) {
     let forgetful = context.clone();
-    let apis = controller(context.world.apis.clone(), apis, api_resource(), stop.clone()).run(
+    let world = context.world.clone();
+    let AllDirty { apis, gateways, policies } = &context.dirty.clone();
+    let apis = controller(world.apis.clone(), apis, api_resource(), stop.clone()).run(
         |api, context| reconcile(Kind::StreamApi, api, context),
         |api, error, context| retry(Kind::StreamApi, &api, error, &context),
         context.clone(),
     );
-    let policies = controller(context.world.policies.clone(), policies, policy_resource(), stop).run(
+    let gateways = controller(world.gateways.clone(), gateways, gateway_resource(), stop.clone()).run(
+        |gateway, context| reconcile(Kind::StreamGateway, gateway, context),
+        |gateway, error, context| retry(Kind::StreamGateway, &gateway, error, &context),
+        context.clone(),
+    );
+    let policies = controller(world.policies.clone(), policies, policy_resource(), stop).run(
         |policy, context| reconcile(Kind::StreamPolicy, policy, context),
         |policy, error, context| retry(Kind::StreamPolicy, &policy, error, &context),
         context,
@@ -93,6 +107,7 @@ pub async fn run(
     };
     tokio::join!(
         apis.for_each(|result| done(Kind::StreamApi, result)),
+        gateways.for_each(|result| done(Kind::StreamGateway, result)),
         policies.for_each(|result| done(Kind::StreamPolicy, result)),
     );
 }
@@ -119,6 +134,7 @@ async fn reconcile(
     let begun = Instant::now();
     let result = match kind {
         Kind::StreamApi => context.reconcile_api(&name, &object).await,
+        Kind::StreamGateway => context.reconcile_gateway(&name, &object).await,
         _ => context.reconcile_policy(&name, &object).await,
     };
     let outcome = result.as_ref().map_or_else(ApplyError::category, |_| "ok");
@@ -152,52 +168,57 @@ impl Context {
         }
         let (namespace, api_name) = name;
         let key = format!("{namespace}/{api_name}");
-        let owner = Owner { namespace, name: api_name, uid: api.metadata.uid.as_deref() };
-        let last = self.last(name, &owner);
-        let objects = self.world.around_api(namespace, api_name);
-        let rendered = render(&objects, &last);
-        let mut problems = problems_of(&objects, &rendered, Kind::StreamApi, name);
-        let mut failed = None;
-        let mut entry = rendered.config.apis.get(&key);
-        let paused = api.annotations().get(PAUSED).is_some_and(|value| value == "true");
-        if paused {
-            entry = last.apis.get(&key);
-        } else if let Some(built) = entry {
-            match self.write(&owner, &rendered.config, built, &rendered.material).await {
-                Ok(()) => {
-                    self.observer.expect(name, &built.revision);
-                    let uid = api.metadata.uid.clone().unwrap_or_default();
-                    self.last.lock().insert(name.clone(), (uid, rendered.config.clone()));
-                }
-                Err(WriteError::TooLarge(problem)) => {
-                    problems.push(problem);
-                    entry = last.apis.get(&key);
-                }
-                // The StreamAPI is about to go the same way.
-                Err(WriteError::Apply(ApplyError::Ending { .. })) => return Ok(Action::await_change()),
-                Err(WriteError::Apply(error)) => failed = Some(error),
-            }
+        let owner = Owner::api(namespace, api_name, api.metadata.uid.as_deref());
+        let placed = self.placed(name, api);
+        // A gateway waits for it.
+        let made = match &placed {
+            Placed::Soon | Placed::On(..) => self.cursor_key(&owner).await.map(drop),
+            Placed::Elsewhere | Placed::Refused(_) => Ok(()),
+        };
+        if matches!(placed, Placed::Soon) {
+            return made.map(|()| Action::await_change());
         }
-        let entry = entry.map(|entry| &**entry);
-        // Pods of a former placement, which may still be there, tell nothing about this one.
-        let in_sidecars = entry.is_some_and(|entry| entry.api.spec.placement.sidecar().is_some());
-        let mut pods = self.observer.pods(name);
-        pods.retain(|pod| pod.is_sidecar == in_sidecars);
+        let paused = api.annotations().get(PAUSED).is_some_and(|value| value == "true");
+        let Attempt { problems, entry, failed } = match made {
+            Ok(()) => self.attempt(name, &owner, &placed, paused).await,
+            Err(error) => Attempt { failed: Some(error), ..self.judge(name, &owner, &placed).1 },
+        };
+        if matches!(failed, Some(ApplyError::Ending { .. })) {
+            // The StreamAPI is about to go the same way.
+            return Ok(Action::await_change());
+        }
+        let entry = entry.as_deref();
+        let gateway = match &placed {
+            Placed::On(gateway, host)
+                if entry.is_some_and(|it| it.api.spec.placement.gateway().is_some()) =>
+            {
+                Some((gateway, host))
+            }
+            _ => None,
+        };
+        let paused = paused && gateway.is_none();
+        let pods = self.pods(name, gateway.map(|(gateway, _)| gateway), entry);
         let has_asked = self.observer.has_listed() && pods.iter().all(|pod| pod.was_asked);
         let (sidecars, look_again) = match entry.filter(|_| !paused && failed.is_none()) {
             Some(entry) => self.sidecars(name, entry, &pods).await,
             None => (None, None),
         };
+        let serving = gateway.map_or(owner, |(gateway, _)| Owner::gateway(&gateway.0, &gateway.1, None));
         let findings = ApiFindings {
             key: &key,
             problems: &problems,
             entry,
+            owner: serving,
             failed: failed.as_ref(),
+            gateway_fault: gateway.and_then(|(_, host)| host.fault.as_deref()),
             pods: &pods,
             paused,
             sidecars: sidecars.as_ref(),
         };
         let mut verdicts = report::api_verdicts(&findings);
+        let is_programmed = verdicts
+            .iter()
+            .any(|verdict| verdict.kind == "Programmed" && verdict.status == ConditionStatus::True);
         let before = report::conditions_of(&api.data);
         let again = self.damp(name, &mut verdicts, &before);
         let again = again.into_iter().chain(look_again).min();
@@ -206,12 +227,119 @@ impl Context {
         if !has_asked {
             report::keep_what_pods_say(&mut conditions, &before);
         }
-        let status = report::api_status(conditions.clone(), entry);
+        let base = match gateway {
+            Some((_, host)) => host.url.clone(),
+            None => entry.and_then(|entry| base_url(&owner, entry)),
+        };
+        let status = report::api_status(conditions.clone(), entry, base.as_deref());
         self.tell(api, &api_resource(), &status, &before, &conditions).await?;
+        let leaving = match gateway.is_some() && is_programmed {
+            true => self.leave(name, &owner).await?,
+            false => None,
+        };
+        let again = again.into_iter().chain(leaving).min();
         match failed {
             Some(error) => Err(error),
             None => Ok(again.map_or_else(Action::await_change, Action::requeue)),
         }
+    }
+
+    /// Renders the API, without writing anything.
+    fn judge(&self, name: &Name, owner: &Owner<'_>, placed: &Placed) -> (Rendered, Attempt) {
+        let key = format!("{}/{}", name.0, name.1);
+        let last = self.last(name, owner);
+        let mut objects = self.world.around_api(&name.0, &name.1);
+        let on_gateway = match placed {
+            Placed::Refused(problem) => vec![problem.clone()],
+            Placed::On(_, host) => host.hosted.problems.get(&key).cloned().unwrap_or_default(),
+            Placed::Elsewhere | Placed::Soon => Vec::new(),
+        };
+        if !on_gateway.is_empty() {
+            objects.elsewhere.insert(name.clone(), on_gateway);
+        }
+        let rendered = render(&objects, &last);
+        let problems = problems_of(&objects, &rendered, Kind::StreamApi, name);
+        // The gateway told what the API itself has, too.
+        let mut told: Vec<Problem> = Vec::new();
+        for problem in problems {
+            if !told.contains(&problem) {
+                told.push(problem);
+            }
+        }
+        let hosted = match placed {
+            Placed::On(_, host) => host.hosted.config.apis.get(&key),
+            _ => None,
+        };
+        let own = rendered.config.apis.get(&key).filter(|entry| entry.api.spec.placement.gateway().is_none());
+        let entry = hosted.or(own).cloned();
+        (rendered, Attempt { problems: told, entry, failed: None })
+    }
+
+    /// Renders the API and writes what it consists of, unless that is a gateway's.
+    async fn attempt(&self, name: &Name, owner: &Owner<'_>, placed: &Placed, paused: bool) -> Attempt {
+        let (Rendered { config, material, .. }, mut attempt) = self.judge(name, owner, placed);
+        let key = format!("{}/{}", name.0, name.1);
+        let Some(built) = attempt.entry.clone().filter(|it| it.api.spec.placement.gateway().is_none()) else {
+            return attempt;
+        };
+        if paused {
+            attempt.entry = self.last(name, owner).apis.get(&key).cloned();
+            return attempt;
+        }
+        let cursor_key = match self.cursor_key(owner).await {
+            Ok(cursor_key) => cursor_key,
+            Err(error) => return Attempt { failed: Some(error), ..attempt },
+        };
+        let content = Content {
+            config: &config,
+            material: &material,
+            keys: &[(key.clone(), cursor_key)].into(),
+            deployment: built.api.spec.placement.deployment(),
+        };
+        let children = match children(owner, &content, &self.settings) {
+            Ok(children) => children,
+            Err(error) => {
+                attempt.problems.push(Problem::new("spec", format!("{error}; split the API")));
+                attempt.entry = self.last(name, owner).apis.get(&key).cloned();
+                return attempt;
+            }
+        };
+        match self.write(owner, &children).await {
+            Ok(()) => {
+                self.observer.expect(name, &built.revision);
+                let uid = owner.uid.unwrap_or_default().to_owned();
+                self.last.lock().insert(name.clone(), (uid, config));
+            }
+            Err(error) => attempt.failed = Some(error),
+        }
+        attempt
+    }
+
+    /// The pods that serve `entry`. Those of a former placement, which may still be there, tell nothing.
+    fn pods(&self, name: &Name, gateway: Option<&Name>, entry: Option<&Entry>) -> Vec<PodView> {
+        if let Some(gateway) = gateway {
+            return self.observer.pods_of_gateway(gateway);
+        }
+        let is_sidecar = entry.is_some_and(|entry| entry.api.spec.placement.sidecar().is_some());
+        let place = if is_sidecar { Place::Sidecar } else { Place::Deployment };
+        let mut pods = self.observer.pods(name);
+        pods.retain(|pod| pod.placement == place);
+        pods
+    }
+
+    /// Takes away what an API that a gateway serves had of its own, but for the key of its cursors.
+    /// When to look again, as long as its pods have not ended.
+    async fn leave(&self, name: &Name, owner: &Owner<'_>) -> Result<Option<Duration>, ApplyError> {
+        self.last.lock().remove(name);
+        self.observer.forget(name);
+        self.prune(owner, &[]).await?;
+        if self.world.has_pods(name) {
+            return Ok(Some(ENDING));
+        }
+        let there = |child: &Child| self.world.child(child.kind, owner.namespace, &child.name).is_some();
+        let left: Vec<_> = emptied(owner).into_iter().filter(there).collect();
+        self.write(owner, &left).await?;
+        Ok(None)
     }
 
     /// Looks after the pods that have the API as a sidecar, if it is one; when to look again.
@@ -234,17 +362,8 @@ impl Context {
     }
 
     /// Writes every child that differs, and deletes what is no longer built.
-    async fn write(
-        &self,
-        owner: &Owner<'_>,
-        config: &Config,
-        entry: &Entry,
-        material: &Material,
-    ) -> Result<(), WriteError> {
-        let key = self.cursor_key(owner).await?;
-        let children =
-            children(owner, config, entry, material, &key, &self.settings).map_err(WriteError::TooLarge)?;
-        for child in &children {
+    async fn write(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
+        for child in children {
             let live = self.world.child(child.kind, owner.namespace, &child.name);
             if self.writer.apply(owner, child, live.as_deref()).await? {
                 self.metrics.wrote(child.kind.names().2);
@@ -256,9 +375,14 @@ impl Context {
                 );
             }
         }
+        self.prune(owner, children).await
+    }
+
+    /// Deletes what `owner` has and `children` are without.
+    async fn prune(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
         for kind in ChildKind::ALL.into_iter().rev().filter(|kind| kind.is_optional()) {
             let is_built = children.iter().any(|child| child.kind == kind);
-            let live = self.world.child(kind, owner.namespace, &child_name(owner.name));
+            let live = self.world.child(kind, owner.namespace, &owner.child_name());
             if let Some(live) = live.filter(|_| !is_built) {
                 self.writer.prune(owner, kind, &live).await?;
             }
@@ -296,12 +420,21 @@ impl Context {
         {
             return last.clone();
         }
-        let map = self.world.child(ChildKind::ConfigMap, owner.namespace, &child_name(owner.name));
+        self.delivered(owner)
+    }
+
+    /// The config that the cluster holds of `owner`.
+    fn delivered(&self, owner: &Owner<'_>) -> Config {
+        let map = self.world.child(ChildKind::ConfigMap, owner.namespace, &owner.child_name());
         map.filter(|map| is_owned(map, owner)).and_then(|map| config_of(&map)).unwrap_or_default()
     }
 
     fn forget(&self, kind: Kind, name: &Name) {
         self.failures.lock().remove(&(kind, name.clone()));
+        if kind == Kind::StreamGateway {
+            self.hosts.lock().remove(name);
+            self.observer.forget_gateway(name);
+        }
         if kind != Kind::StreamApi {
             return;
         }
@@ -406,14 +539,21 @@ fn turned<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterator<It
     })
 }
 
-enum WriteError {
-    TooLarge(Problem),
-    Apply(ApplyError),
+/// What came of an API.
+struct Attempt {
+    /// Everything wrong with it.
+    problems: Vec<Problem>,
+    /// What is to be served of it: its newest good self.
+    entry: Option<Arc<Entry>>,
+    /// Why that could not be written.
+    failed: Option<ApplyError>,
 }
 
-impl From<ApplyError> for WriteError {
-    fn from(error: ApplyError) -> Self {
-        Self::Apply(error)
+/// Where clients reach an API that is on no gateway: inside the cluster, or inside the pods.
+fn base_url(owner: &Owner<'_>, entry: &Entry) -> Option<String> {
+    match entry.api.spec.placement.deployment() {
+        Some(deployment) => report::service_url(owner, deployment),
+        None => Some(sidecar::url()),
     }
 }
 

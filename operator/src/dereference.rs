@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use sluice_config::Config;
-use sluice_config::StreamApiSpec;
-use sluice_config::placement::Protocol;
+use sluice_config::placement::{Deployment, Protocol, StreamGatewaySpec};
 use sluice_config::policy::{Authentication, StreamPolicySpec, TargetRef};
 use sluice_config::server::ServerKind;
+use sluice_config::{Config, Problem, StreamApiSpec};
 use sluice_crds::USE_LABEL;
 
 use crate::objects::{Kind, Objects, Unread};
@@ -21,12 +20,26 @@ use crate::objects::{Kind, Objects, Unread};
 pub struct References<'a> {
     /// The APIs that are there: readable, or served before.
     pub apis: Vec<Api<'a>>,
+    /// The readable gateways.
+    pub gateways: Vec<Gateway<'a>>,
     /// The readable policies.
     pub policies: Vec<Policy<'a>>,
     /// What cannot be understood.
     pub unread: &'a [Unread],
     /// The Secrets.
     pub secrets: Secrets<'a>,
+    elsewhere: &'a BTreeMap<(String, String), Vec<Problem>>,
+}
+
+impl References<'_> {
+    /// What is wrong with a readable API that only a cluster knows.
+    pub fn elsewhere(&self, api: &Api<'_>) -> &[Problem] {
+        if self.elsewhere.is_empty() || api.spec.is_none() {
+            return &[];
+        }
+        let name = (api.namespace.to_owned(), api.name.to_owned());
+        self.elsewhere.get(&name).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// A StreamAPI.
@@ -41,6 +54,16 @@ pub struct Api<'a> {
     pub spec: Option<&'a Arc<StreamApiSpec>>,
     /// What was last served of it.
     pub last: Option<&'a Arc<StreamApiSpec>>,
+}
+
+/// A StreamGateway.
+pub struct Gateway<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// What it says.
+    pub spec: &'a StreamGatewaySpec,
 }
 
 /// A StreamPolicy.
@@ -146,11 +169,17 @@ pub fn dereference<'a>(objects: &'a Objects, last: &'a Config) -> References<'a>
         let spec = &policy.spec.0;
         Policy { namespace, name, spec, keys: keys_of(spec) }
     });
+    let gateways = objects.gateways.iter().map(|gateway| {
+        let (namespace, name) = identity(&gateway.metadata);
+        Gateway { namespace, name, spec: &gateway.spec.0 }
+    });
     References {
         apis: apis(objects, last),
+        gateways: gateways.collect(),
         policies: policies.collect(),
         unread: &objects.unread,
         secrets: Secrets::of(objects),
+        elsewhere: &objects.elsewhere,
     }
 }
 
@@ -182,12 +211,12 @@ fn apis<'a>(objects: &'a Objects, last: &'a Config) -> Vec<Api<'a>> {
     apis
 }
 
-fn identity(metadata: &ObjectMeta) -> (&str, &str) {
+pub(crate) fn identity(metadata: &ObjectMeta) -> (&str, &str) {
     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
 /// Sorts by creation; what has no timestamp (files) comes last, and equals keep their order.
-fn age(metadata: &ObjectMeta) -> impl Ord + use<> {
+pub(crate) fn age(metadata: &ObjectMeta) -> impl Ord + use<> {
     let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created.is_none(), created)
 }
@@ -214,9 +243,13 @@ pub fn secrets_of(spec: &StreamApiSpec) -> Vec<(&str, Use<'_>)> {
 
 /// The Secret of the certificate that clients see, if there is one.
 pub fn certificate_of(spec: &StreamApiSpec) -> Option<Use<'_>> {
-    let deployment = spec.placement.deployment()?;
+    certificate_of_listener("spec.placement.deployment", spec.placement.deployment()?)
+}
+
+/// The same of the listeners that stand at `at`.
+pub fn certificate_of_listener<'a>(at: &str, deployment: &'a Deployment) -> Option<Use<'a>> {
     let index = deployment.listeners.iter().position(|listener| listener.protocol == Protocol::Https)?;
-    let at = format!("spec.placement.deployment.listeners[{index}].tls.secretRef.name");
+    let at = format!("{at}.listeners[{index}].tls.secretRef.name");
     Some(Use { at, secret: &deployment.certificate()?.name, purpose: Purpose::ListenerTls })
 }
 

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 
 use sluice_config::channel::{LifecycleState, Subscribe, path};
+use sluice_config::placement::{Deployment, Placement, StreamGatewaySpec};
 use sluice_config::policy::ChannelPolicy;
 use sluice_config::server::ServerKind;
 use sluice_config::{Channel, Config, StreamApiSpec};
 
 use crate::children::{Owner, Settings, pod_template};
-use crate::dereference::{Api, References, dereference};
+use crate::dereference::{Api, Gateway, References, dereference};
 use crate::merge::merge;
 use crate::objects::Objects;
+use crate::report::some;
 
 /// The consequences of turning `old` into `new`, each a sentence; none if nobody notices.
 pub fn impact(
@@ -44,17 +46,71 @@ pub fn impact(
             found.push(format!("server {}: the broker is connected anew", before.name));
         }
     }
-    if pod_template(owner, old, settings) != pod_template(owner, new, settings) {
-        found.push(
-            "pods are replaced one by one, and clients of each move to another, because of `placement`"
-                .into(),
+    let (before, after) = (place(owner, old), place(owner, new));
+    if before == after {
+        let deployments = [old, new].map(|spec| spec.placement.deployment());
+        found.extend(
+            replaced(owner, deployments, settings).map(|what| format!("{what}, because of `placement`")),
         );
+    } else {
+        found.push(format!(
+            "it moves from {before} to {after}: clients have to go there, and open streams end"
+        ));
     }
     found
 }
 
-/// What turning the objects `before` into `after` does to each StreamAPI (`namespace/name`) that anybody
-/// would notice it at. What cannot be read is left out, as it changes nothing.
+/// Where clients find the API.
+fn place(owner: &Owner<'_>, spec: &StreamApiSpec) -> String {
+    match &spec.placement {
+        Placement::Deployment(_) => format!("the Service {}", owner.child_name()),
+        Placement::Sidecar(_) => "sidecars".to_owned(),
+        Placement::Gateway(gateway) => {
+            format!("the StreamGateway {}/{}", gateway.namespace(owner.namespace), gateway.name)
+        }
+    }
+}
+
+/// What becomes of pods that are made from another template.
+fn replaced(
+    owner: &Owner<'_>,
+    [old, new]: [Option<&Deployment>; 2],
+    settings: &Settings,
+) -> Option<&'static str> {
+    let differs = pod_template(owner, old, settings) != pod_template(owner, new, settings);
+    differs.then_some("pods are replaced one by one, and clients of each move to another")
+}
+
+/// The consequences of turning a gateway's `old` into `new` for those who use the APIs that are placed on it
+/// (namespace and name).
+pub fn gateway_impact<'a>(
+    owner: &Owner<'_>,
+    old: &StreamGatewaySpec,
+    new: &StreamGatewaySpec,
+    apis: impl Iterator<Item = (&'a str, &'a str)>,
+    settings: &Settings,
+) -> Vec<String> {
+    let mut found: Vec<String> = replaced(owner, [Some(&old.deployment), Some(&new.deployment)], settings)
+        .map(Into::into)
+        .into_iter()
+        .collect();
+    let loses = |namespace: &str| {
+        old.allowed_namespaces.includes(owner.namespace, namespace)
+            && !new.allowed_namespaces.includes(owner.namespace, namespace)
+    };
+    let lost = apis.filter(|(namespace, _)| loses(namespace));
+    let lost: Vec<String> = lost.map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+    if !lost.is_empty() {
+        found.push(format!(
+            "its APIs of namespaces that are no longer allowed are served no longer, and their clients get 404: {}",
+            some(&lost)
+        ));
+    }
+    found
+}
+
+/// What turning the objects `before` into `after` does to each StreamAPI (`namespace/name`) and StreamGateway
+/// that anybody would notice it at. What cannot be read is left out, as it changes nothing.
 pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BTreeMap<String, Vec<String>> {
     let nothing = Config::default();
     let (old, new) = (dereference(before, &nothing), dereference(after, &nothing));
@@ -64,7 +120,7 @@ pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BT
         let was = old.apis.iter().find(|was| same(was, api));
         let told = match (was.and_then(|was| was.spec), api.spec) {
             (Some(was), Some(spec)) => {
-                let owner = Owner { namespace: api.namespace, name: api.name, uid: None };
+                let owner = Owner::api(api.namespace, api.name, None);
                 let mut told = impact(&owner, was, spec, settings);
                 for channel in spec
                     .channels
@@ -86,6 +142,24 @@ pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BT
     for api in old.apis.iter().filter(|was| !new.apis.iter().any(|api| same(was, api))) {
         let told = "is removed; its clients are sent away and get 404".to_owned();
         found.insert(format!("{}/{}", api.namespace, api.name), vec![told]);
+    }
+    for gateway in &new.gateways {
+        let is_it = |was: &&Gateway<'_>| (was.namespace, was.name) == (gateway.namespace, gateway.name);
+        let told = match old.gateways.iter().find(is_it) {
+            Some(was) => {
+                let owner = Owner::gateway(gateway.namespace, gateway.name, None);
+                let is_on = |api: &&Api<'_>| {
+                    let reference = api.spec.and_then(|spec| spec.placement.gateway());
+                    reference.is_some_and(|it| {
+                        (it.namespace(api.namespace), it.name.as_str()) == (gateway.namespace, gateway.name)
+                    })
+                };
+                let apis = new.apis.iter().filter(is_on).map(|api| (api.namespace, api.name));
+                gateway_impact(&owner, was.spec, gateway.spec, apis, settings)
+            }
+            None => vec!["is new".to_owned()],
+        };
+        found.insert(format!("StreamGateway {}/{}", gateway.namespace, gateway.name), told);
     }
     found.retain(|_, told| !told.is_empty());
     found
@@ -203,9 +277,28 @@ mod tests {
             Value::Array(list) => drop(list.remove(field.parse().expect("an index"))),
             other => panic!("{pointer} is below {other}"),
         }
-        let owner = Owner { namespace: "a", name: "shop", uid: None };
+        let owner = Owner::api("a", "shop", None);
         let read = |spec: Value| serde_json::from_value(spec).expect("a spec");
         impact(&owner, &read(old), &read(new), &Settings::default())
+    }
+
+    #[test]
+    fn a_gateway_tells_who_loses_it() {
+        let spec = |text: &str| serde_json::from_str::<StreamGatewaySpec>(text).expect("a gateway");
+        let told = |old: &str, new: &str| {
+            let owner = Owner::gateway("infra", "edge", None);
+            let apis = [("infra", "own"), ("a", "shop"), ("b", "chat")].into_iter();
+            gateway_impact(&owner, &spec(old), &spec(new), apis, &Settings::default())
+        };
+        let (all, some) = (
+            r#"{"allowedNamespaces": {"from": "All"}}"#,
+            r#"{"allowedNamespaces": {"from": "Names", "names": ["a"]}}"#,
+        );
+        assert!(told(some, all).is_empty() && told("{}", r#"{"replicas": 5}"#).is_empty());
+        assert!(told(all, some)[0].ends_with("get 404: b/chat"), "{:?}", told(all, some));
+        assert!(told(all, "{}")[0].ends_with("get 404: a/shop, b/chat"));
+        let rolled = told("{}", r#"{"podTemplate": {"labels": {"a": "b"}}}"#);
+        assert!(rolled.len() == 1 && rolled[0].starts_with("pods are replaced"), "{rolled:?}");
     }
 
     #[test]
@@ -240,6 +333,12 @@ mod tests {
                 json!({"deployment": {"podTemplate": {"labels": {"a": "b"}}}}),
                 &["pods are replaced one by one"],
             ),
+            (
+                "/placement",
+                json!({"gateway": {"name": "edge"}}),
+                &["from the Service shop-sluice to the StreamGateway a/edge"],
+            ),
+            ("/placement", json!({"sidecar": {}}), &["to sidecars"]),
         ] {
             let found = told(pointer, value);
             let fits = found.len() == expected.len()

@@ -15,8 +15,10 @@ use kube::{Api, Client};
 
 /// For how long a Lease is held without renewal.
 const DURATION: Duration = Duration::from_secs(10);
-/// How often the leader renews, and others look.
+/// How often the leader renews.
 const EVERY: Duration = Duration::from_secs(2);
+/// How often others look whether the Lease is free.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a request about the Lease may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The leader stops writing this much earlier than others may take over.
@@ -89,7 +91,7 @@ impl Candidate {
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be read or written; trying again"),
                 Err(_) => tracing::warn!("the API server does not answer about the Lease; trying again"),
             }
-            tokio::time::sleep(EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+            tokio::time::sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }
     }
 

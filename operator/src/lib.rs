@@ -4,7 +4,7 @@
 //! objects together [`dereference`] (what refers to what) → [`validate`] (what may be served) →
 //! [`build`] (config and material, policies merged). The operator and `sluice run` share them.
 //!
-//! In a cluster they go on: [`children`] (what an API consists of) → [`compare`] (what of it
+//! In a cluster they go on: [`children`] (what an API or a [`gateway`] of many consists of) → [`compare`] (what of it
 //! differs) → [`apply`] (writes) → [`report`] (conditions). [`world`] and [`observe`] see, [`control`]
 //! puts the steps together, [`lease`] decides who may write. [`admission`] takes the pure steps before an
 //! object is stored, and [`impact`] tells what a change would do.
@@ -18,6 +18,7 @@ pub mod children;
 pub mod compare;
 pub mod control;
 pub mod dereference;
+pub mod gateway;
 pub mod impact;
 pub mod lease;
 pub mod merge;

@@ -22,7 +22,7 @@ use sluice_operator::control::{self, Context};
 use sluice_operator::lease::{Candidate, Leadership};
 use sluice_operator::metrics::Metrics;
 use sluice_operator::observe::Observer;
-use sluice_operator::world::{Dirty, World};
+use sluice_operator::world::{AllDirty, World};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -147,8 +147,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (found, world) = watch::channel(None);
     let desk = Desk { world: world.clone(), settings: settings.clone(), metrics: metrics.clone() };
     let keeper = admit(&args, &client, &leadership, desk).await?;
-    let (apis, policies) = (Dirty::default(), Dirty::default());
-    let seeing = see(&args, &client, &apis, &policies, found);
+    let dirty = AllDirty::default();
+    let seeing = see(&args, &client, &dirty, found);
     let leading = async {
         candidate.acquire().await;
         tracing::info!("leading");
@@ -165,12 +165,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: metrics.clone(),
             last: Default::default(),
+            hosts: Default::default(),
+            dirty: dirty.clone(),
             failures: Default::default(),
             unavailable: Default::default(),
             care: Default::default(),
         };
         tokio::select! {
-            done = reconcile(world, context, &apis, &policies, stop.clone()) => done?,
+            done = reconcile(world, context, stop.clone()) => done?,
             () = candidate.keep() => anyhow::bail!("another replica leads now; this one starts again"),
         }
         candidate.release().await;
@@ -188,12 +190,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
 async fn see(
     args: &Args,
     client: &Client,
-    apis: &Dirty,
-    policies: &Dirty,
+    dirty: &AllDirty,
     found: watch::Sender<Option<Arc<World>>>,
 ) -> anyhow::Error {
     let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
-    let (world, mut tasks) = World::start(client, only, args.network_policies, apis, policies).await;
+    let (world, mut tasks) = World::start(client, only, args.network_policies, dirty).await;
     found.send_replace(Some(world));
     tasks.join_next().await;
     // Without one of them the operator would be blind and not know it.
@@ -240,8 +241,6 @@ async fn admit(
 async fn reconcile(
     mut world: watch::Receiver<Option<Arc<World>>>,
     context: impl FnOnce(Arc<World>) -> Context,
-    apis: &Dirty,
-    policies: &Dirty,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let listed = async {
@@ -254,9 +253,9 @@ async fn reconcile(
     };
     world.lead();
     let context = context(world.clone());
-    let observing = tokio::spawn(context.observer.clone().run(world, apis.clone()));
+    let observing = tokio::spawn(context.observer.clone().run(world, context.dirty.clone()));
     tokio::select! {
-        () = control::run(Arc::new(context), apis, policies, stop) => Ok(()),
+        () = control::run(Arc::new(context), stop) => Ok(()),
         _ = observing => anyhow::bail!("the pods are no longer observed; the operator starts again"),
     }
 }

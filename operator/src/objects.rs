@@ -1,11 +1,12 @@
 //! What there is: the objects that everything else is made from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Secret;
 use sluice_config::Problem;
 use sluice_config::policy::TargetRef;
-use sluice_crds::{StreamAPI, StreamPolicy};
+use sluice_crds::{StreamAPI, StreamGateway, StreamPolicy};
 
 /// Everything that was read. Objects of equal age come in the order that breaks ties: by name in a
 /// cluster, by place in files. Every `metadata.namespace` and `metadata.name` is set.
@@ -13,18 +14,23 @@ use sluice_crds::{StreamAPI, StreamPolicy};
 pub struct Objects {
     /// Readable StreamAPIs.
     pub apis: Vec<StreamAPI>,
+    /// Readable StreamGateways.
+    pub gateways: Vec<StreamGateway>,
     /// Readable StreamPolicies.
     pub policies: Vec<StreamPolicy>,
     /// Secrets, whether labelled for use or not.
     pub secrets: Vec<Secret>,
     /// What is there and cannot be understood.
     pub unread: Vec<Unread>,
+    /// What is wrong with readable StreamAPIs that only a cluster knows, by namespace and name.
+    pub elsewhere: BTreeMap<(String, String), Vec<Problem>>,
 }
 
 /// Secrets stay out of logs and panics.
 impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [self.apis.len(), self.policies.len(), self.secrets.len(), self.unread.len()];
+        let readable = [self.apis.len(), self.gateways.len(), self.policies.len(), self.secrets.len()];
+        let counts = (readable, self.unread.len());
         write!(f, "Objects({counts:?})")
     }
 }
@@ -50,6 +56,8 @@ pub struct Unread {
 pub enum Kind {
     /// A StreamAPI.
     StreamApi,
+    /// A StreamGateway.
+    StreamGateway,
     /// A StreamPolicy.
     StreamPolicy,
     /// A Secret.
@@ -63,7 +71,7 @@ pub enum Kind {
 impl Kind {
     /// The kind of that name.
     pub fn of(name: &str) -> Option<Self> {
-        [Self::StreamApi, Self::StreamPolicy, Self::Secret, Self::ConfigMap]
+        [Self::StreamApi, Self::StreamGateway, Self::StreamPolicy, Self::Secret, Self::ConfigMap]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
@@ -72,6 +80,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::StreamApi => "StreamAPI",
+            Self::StreamGateway => "StreamGateway",
             Self::StreamPolicy => "StreamPolicy",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",

@@ -16,12 +16,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use sluice_config::Problem;
+use sluice_config::{Config, Problem};
 use sluice_crds::schema::NAME_LENGTH;
 use tokio::sync::Notify;
 
-use crate::children::{API_LABEL, sidecar};
-use crate::world::{Dirty, Name, World, name_of};
+use crate::children::{API_LABEL, GATEWAY_LABEL, sidecar};
+use crate::world::{AllDirty, Name, World, name_of};
 
 /// Port that data planes answer on in pods of their own.
 const ADMIN_PORT: u16 = 9090;
@@ -47,12 +47,23 @@ pub struct PodView {
     pub name: String,
     /// Whether clients are sent to it.
     pub ready: bool,
-    /// It is a pod of somebody else, with the data plane as a sidecar.
-    pub is_sidecar: bool,
+    /// Whose it is.
+    pub placement: Place,
     /// It was asked, so that there is something to say about it.
     pub was_asked: bool,
     /// What it said; why it said nothing.
-    pub report: Result<Report, String>,
+    pub report: Result<Arc<Report>, String>,
+}
+
+/// Kinds of pods that have a data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Of one API.
+    Deployment,
+    /// Of somebody else, with the data plane as a sidecar.
+    Sidecar,
+    /// Of a gateway.
+    Gateway,
 }
 
 /// What a data plane says of itself.
@@ -105,10 +116,18 @@ pub struct ServerView {
     pub reason: Option<String>,
 }
 
+/// What a pod is to serve.
+#[derive(Clone, Debug, PartialEq)]
+enum Serves {
+    /// These StreamAPIs.
+    Apis(Vec<Name>),
+    /// Those of a gateway.
+    Gateway(Name),
+}
+
 /// A pod that is asked.
 struct Asked {
-    /// What it serves.
-    apis: Vec<Name>,
+    serves: Serves,
     address: SocketAddr,
     view: PodView,
     next: Instant,
@@ -123,15 +142,26 @@ pub struct Observer {
     pods: Arc<Mutex<HashMap<String, Asked>>>,
     /// Revisions that pods are to serve.
     expected: Arc<Mutex<HashMap<Name, String>>>,
+    /// What the pods of gateways are to serve.
+    hosted: Arc<Mutex<HashMap<Name, Config>>>,
     hurry: Arc<Notify>,
 }
 
 impl Observer {
-    /// The pods of an API.
+    /// The pods of an API's own and those that have it as a sidecar.
     pub fn pods(&self, api: &Name) -> Vec<PodView> {
+        self.views(|serves| matches!(serves, Serves::Apis(apis) if apis.contains(api)))
+    }
+
+    /// The pods of a gateway.
+    pub fn pods_of_gateway(&self, gateway: &Name) -> Vec<PodView> {
+        self.views(|serves| matches!(serves, Serves::Gateway(of) if of == gateway))
+    }
+
+    fn views(&self, is_meant: impl Fn(&Serves) -> bool) -> Vec<PodView> {
         let pods = self.pods.lock();
-        let mut views: Vec<_> =
-            pods.values().filter(|pod| pod.apis.contains(api)).map(|pod| pod.view.clone()).collect();
+        let meant = pods.values().filter(|pod| is_meant(&pod.serves));
+        let mut views: Vec<_> = meant.map(|pod| pod.view.clone()).collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
     }
@@ -144,10 +174,21 @@ impl Observer {
     /// Has the pods of `api` asked quickly until they serve `revision`.
     pub fn expect(&self, api: &Name, revision: &str) {
         let before = self.expected.lock().insert(api.clone(), revision.to_owned());
-        if before.as_deref() == Some(revision) {
-            return;
+        if before.as_deref() != Some(revision) {
+            self.hurry(|serves| matches!(serves, Serves::Apis(apis) if apis.contains(api)));
         }
-        for pod in self.pods.lock().values_mut().filter(|pod| pod.apis.contains(api)) {
+    }
+
+    /// Has the pods of `gateway` asked quickly until they serve `config`.
+    pub fn expect_of_gateway(&self, gateway: &Name, config: &Config) {
+        let before = self.hosted.lock().insert(gateway.clone(), config.clone());
+        if before.is_none_or(|before| before.apis != config.apis) {
+            self.hurry(|serves| matches!(serves, Serves::Gateway(of) if of == gateway));
+        }
+    }
+
+    fn hurry(&self, is_meant: impl Fn(&Serves) -> bool) {
+        for pod in self.pods.lock().values_mut().filter(|pod| is_meant(&pod.serves)) {
             (pod.next, pod.pause) = (Instant::now(), HURRY);
         }
         self.hurry.notify_one();
@@ -158,8 +199,13 @@ impl Observer {
         self.expected.lock().remove(api);
     }
 
+    /// Forgets a gateway that is gone.
+    pub fn forget_gateway(&self, gateway: &Name) {
+        self.hosted.lock().remove(gateway);
+    }
+
     /// Asks for ever.
-    pub async fn run(self, world: Arc<World>, dirty: Dirty) {
+    pub async fn run(self, world: Arc<World>, dirty: AllDirty) {
         let client = reqwest::Client::builder()
             .timeout(PATIENCE)
             .connect_timeout(PATIENCE)
@@ -199,11 +245,11 @@ impl Observer {
     }
 
     /// Takes over which pods there are. A pod that changed is asked at once.
-    fn list(&self, world: &World, dirty: &Dirty) {
+    fn list(&self, world: &World, dirty: &AllDirty) {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
         for pod in world.pods.state().into_iter().chain(world.sidecars.state()) {
-            let Some((uid, apis, address)) = running(&pod) else { continue };
+            let Some((uid, serves, address)) = running(&pod) else { continue };
             if pods.contains_key(&uid) {
                 continue;
             }
@@ -211,46 +257,109 @@ impl Observer {
             let asked = before.remove(&uid).filter(|asked| asked.address == address);
             let mut asked = asked.unwrap_or_else(|| {
                 let report = Err("it has not been asked yet".to_owned());
-                let is_sidecar = address.port() == sidecar::ADMIN_PORT;
-                let view = PodView { name: pod.name_any(), ready, is_sidecar, was_asked: false, report };
-                Asked { apis, address, view, next: Instant::now(), pause: HURRY }
+                let placement = match &serves {
+                    Serves::Gateway(_) => Place::Gateway,
+                    Serves::Apis(_) if address.port() == sidecar::ADMIN_PORT => Place::Sidecar,
+                    Serves::Apis(_) => Place::Deployment,
+                };
+                let view = PodView { name: pod.name_any(), ready, placement, was_asked: false, report };
+                Asked { serves, address, view, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
                 (asked.next, asked.pause) = (Instant::now(), HURRY);
                 asked.view.ready = ready;
-                asked.apis.iter().for_each(|api| dirty.add(api.clone()));
+                self.touch(&asked.serves, dirty);
             }
             pods.insert(uid, asked);
         }
-        for api in before.into_values().flat_map(|gone| gone.apis) {
-            dirty.add(api);
-        }
+        before.into_values().for_each(|gone| self.touch(&gone.serves, dirty));
         drop(pods);
         if !self.listed.swap(true, Ordering::SeqCst) {
             // Whoever has no pods was looked at too early.
-            world.apis.state().iter().for_each(|api| dirty.add(name_of(api)));
+            world.apis.state().iter().for_each(|api| dirty.apis.add(name_of(api)));
+            world.gateways.state().iter().for_each(|gateway| dirty.gateways.add(name_of(gateway)));
         }
     }
 
-    fn note(&self, uid: &str, report: Result<Report, String>, dirty: &Dirty) {
+    /// Has everything that a pod serves looked at again.
+    fn touch(&self, serves: &Serves, dirty: &AllDirty) {
+        match serves {
+            Serves::Apis(apis) => apis.iter().for_each(|api| dirty.apis.add(api.clone())),
+            Serves::Gateway(gateway) => {
+                let hosted = self.hosted.lock();
+                let entries = hosted.get(gateway).into_iter().flat_map(|config| config.apis.values());
+                let names = entries.map(|entry| (entry.api.namespace.clone(), entry.api.name.clone()));
+                names.for_each(|api| dirty.apis.add(api));
+                dirty.gateways.add(gateway.clone());
+            }
+        }
+    }
+
+    fn note(&self, uid: &str, report: Result<Report, String>, dirty: &AllDirty) {
         let mut pods = self.pods.lock();
         let every = interval(pods.len());
         let Some(pod) = pods.get_mut(uid) else { return };
-        let expected = self.expected.lock();
-        let serves = |api: &Name| {
-            let key = format!("{}/{}", api.0, api.1);
-            report.as_ref().ok().and_then(|report| Some(&report.apis.get(&key)?.revision))
+        let is_good = match &pod.serves {
+            Serves::Apis(apis) => {
+                let expected = self.expected.lock();
+                apis.iter().all(|api| {
+                    let serves = || Some(&report.as_ref().ok()?.apis.get(&key_of(api))?.revision);
+                    expected.get(api).is_none_or(|revision| serves() == Some(revision))
+                })
+            }
+            Serves::Gateway(gateway) => {
+                let hosted = self.hosted.lock();
+                let mut entries = hosted.get(gateway).into_iter().flat_map(|config| &config.apis);
+                entries.all(|(key, entry)| {
+                    let serves = || Some(&report.as_ref().ok()?.apis.get(key)?.revision);
+                    serves() == Some(&entry.revision)
+                })
+            }
         };
-        let is_good =
-            pod.apis.iter().all(|api| expected.get(api).is_none_or(|revision| serves(api) == Some(revision)));
         pod.next = Instant::now() + if is_good { every } else { pod.pause };
         pod.pause = (pod.pause * 2).min(EVERY);
         let first = !std::mem::replace(&mut pod.view.was_asked, true);
-        if first || pod.view.report != report {
-            pod.view.report = report;
-            pod.apis.iter().for_each(|api| dirty.add(api.clone()));
+        let before = std::mem::replace(&mut pod.view.report, report.map(Arc::new));
+        match (&pod.serves, &before, &pod.view.report) {
+            _ if before == pod.view.report && !first => {}
+            // Of hundreds of APIs only those that fare otherwise.
+            (Serves::Gateway(gateway), Ok(before), Ok(now)) if !first => {
+                changed(before, now).into_iter().for_each(|api| dirty.apis.add(api));
+                dirty.gateways.add(gateway.clone());
+            }
+            _ => {
+                let serves = pod.serves.clone();
+                drop(pods);
+                self.touch(&serves, dirty);
+            }
         }
     }
+}
+
+fn key_of((namespace, name): &Name) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// The APIs of which `now` says something else than `before`.
+fn changed(before: &Report, now: &Report) -> BTreeSet<Name> {
+    let mut names = BTreeSet::new();
+    for (one, other) in [(before, now), (now, before)] {
+        let served = one.apis.iter().filter(|(key, served)| other.apis.get(*key) != Some(*served));
+        let refused = one.refused.iter().filter(|refused| !other.refused.contains(refused));
+        names.extend(served.map(|(key, _)| key.as_str()).chain(refused.map(|refused| refused.api.as_str())));
+    }
+    let mut names: BTreeSet<Name> =
+        names.into_iter().filter_map(|key| key.split_once('/')).map(|(a, b)| (a.into(), b.into())).collect();
+    let servers = |report: &Report| -> BTreeMap<(Name, String), ServerView> {
+        let servers = report.servers.iter().cloned();
+        servers.map(|it| (((it.namespace.clone(), it.api.clone()), it.server.clone()), it)).collect()
+    };
+    let (were, are) = (servers(before), servers(now));
+    for (some, others) in [(&were, &are), (&are, &were)] {
+        let other = some.iter().filter(|(of, server)| others.get(*of) != Some(*server));
+        names.extend(other.map(|((api, _), _)| api.clone()));
+    }
+    names
 }
 
 /// How often each of so many pods is asked.
@@ -259,7 +368,7 @@ fn interval(pods: usize) -> Duration {
 }
 
 /// Uid, APIs and admin port of a pod that runs and is not about to end.
-fn running(pod: &Pod) -> Option<(String, Vec<Name>, SocketAddr)> {
+fn running(pod: &Pod) -> Option<(String, Serves, SocketAddr)> {
     let status = pod.status.as_ref()?;
     let is_sidecar = pod.labels().contains_key(sidecar::INJECTED);
     // A sidecar runs before the containers that wait for it.
@@ -267,16 +376,20 @@ fn running(pod: &Pod) -> Option<(String, Vec<Name>, SocketAddr)> {
     if pod.metadata.deletion_timestamp.is_some() || !phases.contains(&status.phase.as_deref()?) {
         return None;
     }
+    let namespace = pod.namespace()?;
+    let address = |port| Some(SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port));
+    if let Some(gateway) = pod.labels().get(GATEWAY_LABEL).filter(|_| !is_sidecar) {
+        return Some((pod.uid()?, Serves::Gateway((namespace, gateway.clone())), address(ADMIN_PORT)?));
+    }
     let (names, port) = match pod.labels().get(API_LABEL) {
         Some(api) if !is_sidecar => (api, ADMIN_PORT),
         _ => (pod.annotations().get(sidecar::APIS)?, sidecar::ADMIN_PORT),
     };
-    let namespace = pod.namespace()?;
     // Whoever made the pod may have written that.
     let names = names.split(',').take(sidecar::MOST_APIS).filter(|name| name.len() <= NAME_LENGTH);
     let names: BTreeSet<&str> = names.collect();
     let apis = names.into_iter().map(|api| (namespace.clone(), api.to_owned())).collect();
-    Some((pod.uid()?, apis, SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port)))
+    Some((pod.uid()?, Serves::Apis(apis), address(port)?))
 }
 
 /// Whether clients are sent to it.
@@ -337,10 +450,46 @@ mod tests {
             .expect("a pod")
         };
         let (_, apis, address) = running(&pod("stock,shop,shop")).expect("a sidecar may run before its pod");
-        assert_eq!(apis, [("a".to_owned(), "shop".to_owned()), ("a".to_owned(), "stock".to_owned())]);
+        let named = ["shop", "stock"].map(|api| ("a".to_owned(), api.to_owned()));
+        assert_eq!(apis, Serves::Apis(named.into()));
         assert_eq!(address.port(), sidecar::ADMIN_PORT);
         let many: Vec<String> = (0..1000).map(|n| format!("api-{n}")).collect();
         let (_, apis, _) = running(&pod(&format!("{},{}", "x".repeat(1000), many.join(",")))).expect("a pod");
+        let Serves::Apis(apis) = apis else { panic!("it is no gateway") };
         assert_eq!(apis.len(), sidecar::MOST_APIS - 1);
+    }
+
+    #[test]
+    fn of_a_gateway_only_the_apis_that_fare_otherwise_are_looked_at() {
+        let served = |name: &str, revision: &str| {
+            let served = Served {
+                namespace: "a".into(),
+                name: name.into(),
+                revision: revision.into(),
+                material: BTreeMap::new(),
+            };
+            (format!("a/{name}"), served)
+        };
+        let server = |api: &str, up| ServerView {
+            namespace: "a".into(),
+            api: api.into(),
+            server: "events".into(),
+            up,
+            reason: None,
+        };
+        let before = Report {
+            apis: ["one", "two", "gone", "down"].map(|name| served(name, "1")).into(),
+            refused: Vec::new(),
+            servers: vec![server("one", true), server("down", true)],
+        };
+        assert!(changed(&before, &before).is_empty());
+        let refused = RefusedApi { api: "a/wrong".into(), revision: "1".into(), problems: Vec::new() };
+        let now = Report {
+            apis: [served("one", "1"), served("two", "2"), served("new", "1"), served("down", "1")].into(),
+            refused: vec![refused],
+            servers: vec![server("one", true), server("down", false)],
+        };
+        let names: Vec<_> = changed(&before, &now).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["down", "gone", "new", "two", "wrong"]);
     }
 }

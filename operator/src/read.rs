@@ -6,9 +6,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sluice_config::{Problem, check};
+use sluice_config::{Problem, check, placement};
 use sluice_crds::shape::{self, Shape};
-use sluice_crds::{GROUP, StreamAPI, StreamPolicy, VERSION};
+use sluice_crds::{GROUP, StreamAPI, StreamGateway, StreamPolicy, VERSION};
 
 use crate::objects::{Kind, Unread};
 
@@ -17,6 +17,8 @@ use crate::objects::{Kind, Unread};
 pub enum Object {
     /// A StreamAPI.
     Api(Box<StreamAPI>),
+    /// A StreamGateway.
+    Gateway(Box<StreamGateway>),
     /// A StreamPolicy.
     Policy(Box<StreamPolicy>),
     /// A Secret; `stringData` is in `data`.
@@ -34,6 +36,7 @@ pub fn read(mut document: Value, namespace: &str) -> Result<Object, Box<Unread>>
     }
     let shape: &Shape = match kind {
         Kind::StreamApi => &shape::STREAM_API,
+        Kind::StreamGateway => &shape::STREAM_GATEWAY,
         Kind::StreamPolicy => &shape::STREAM_POLICY,
         Kind::Secret => &shape::SECRET,
         Kind::ConfigMap => &shape::CONFIG_MAP,
@@ -45,6 +48,7 @@ pub fn read(mut document: Value, namespace: &str) -> Result<Object, Box<Unread>>
     }
     let object = match kind {
         Kind::StreamApi => typed(&document, &mut problems, check_api).map(Object::Api),
+        Kind::StreamGateway => typed(&document, &mut problems, check_gateway).map(Object::Gateway),
         Kind::StreamPolicy => typed(&document, &mut problems, check_policy).map(Object::Policy),
         Kind::Secret => secret(&document, &mut problems).map(|secret| Object::Secret(Box::new(secret))),
         Kind::ConfigMap | Kind::Other => Some(Object::Unused(kind)),
@@ -89,7 +93,7 @@ pub fn guess_kind(document: &Value) -> Kind {
 }
 
 fn nearest_kind(name: &str) -> Option<Kind> {
-    let kinds = [Kind::StreamApi.name(), Kind::StreamPolicy.name()];
+    let kinds = [Kind::StreamApi, Kind::StreamGateway, Kind::StreamPolicy].map(Kind::name);
     shape::nearest(name, &kinds).and_then(Kind::of)
 }
 
@@ -107,7 +111,7 @@ fn check_header(document: &Value, kind: Kind) -> Vec<Problem> {
         Some(_) => {}
     }
     let expected = match kind {
-        Kind::StreamApi | Kind::StreamPolicy => format!("{GROUP}/{VERSION}"),
+        Kind::StreamApi | Kind::StreamGateway | Kind::StreamPolicy => format!("{GROUP}/{VERSION}"),
         Kind::Secret | Kind::ConfigMap => "v1".to_owned(),
         Kind::Other => return problems,
     };
@@ -130,12 +134,9 @@ fn check_header(document: &Value, kind: Kind) -> Vec<Problem> {
 fn unknown_kind(name: &str, meant: Kind) -> Problem {
     let name = shape::clip(name);
     let message = match meant {
-        _ if name == "StreamGateway" => {
-            "`StreamGateway` is not implemented by this build; remove it".to_owned()
-        }
         Kind::Other => format!(
-            "`{name}` is not a kind that is used here; remove it (used are StreamAPI, StreamPolicy, Secret, \
-             ConfigMap and List)"
+            "`{name}` is not a kind that is used here; remove it (used are StreamAPI, StreamGateway, \
+             StreamPolicy, Secret, ConfigMap and List)"
         ),
         meant => format!("`{name}` is not a kind; did you mean `{meant}`?"),
     };
@@ -168,6 +169,10 @@ fn typed<T: DeserializeOwned>(
 
 fn check_api(api: &StreamAPI) -> Vec<Problem> {
     check::check_api(api.metadata.name.as_deref().unwrap_or_default(), &api.spec.0)
+}
+
+fn check_gateway(gateway: &StreamGateway) -> Vec<Problem> {
+    placement::check_gateway(&gateway.spec.0)
 }
 
 fn check_policy(policy: &StreamPolicy) -> Vec<Problem> {
@@ -248,8 +253,6 @@ mod tests {
         assert_eq!(unread.kind, Kind::Other);
         assert_eq!(unread.problems[0].at, "kind");
         assert!(unread.problems[0].message.contains("`Deployment`"));
-        let unread = refused(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamGateway"}));
-        assert!(unread.problems[0].message.contains("not implemented by this build"));
     }
 
     #[test]

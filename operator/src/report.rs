@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_config::channel::path;
-use sluice_config::placement::{Protocol, SIDECAR_LABEL};
+use sluice_config::placement::{Deployment, Protocol, SIDECAR_LABEL};
 use sluice_config::policy::Authentication;
-use sluice_config::{Entry, Problem};
+use sluice_config::{Config, Entry, Problem};
 use sluice_crds::resource::{Condition, ConditionStatus, StreamApiStatus};
 
 use crate::apply::ApplyError;
 use crate::build::Note;
-use crate::children::{child_name, sidecar};
+use crate::children::Owner;
 use crate::observe::{PodView, Report};
 
 /// Label of namespaces in which pods may be given sidecars: `enabled`.
 const INJECTION: &str = "sluice.dev/injection";
+/// Where a StreamAPI names its gateway.
+const GATEWAY_REF: &str = "spec.placement.gateway.";
 /// Longest message: an API server takes 32,768 bytes.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
@@ -58,8 +60,12 @@ pub struct ApiFindings<'a> {
     pub problems: &'a [Problem],
     /// What is to be served: its newest good self.
     pub entry: Option<&'a Entry>,
+    /// What it, or the gateway that it is on, consists of.
+    pub owner: Owner<'a>,
     /// Why that could not be written.
     pub failed: Option<&'a ApplyError>,
+    /// What is wrong with the gateway.
+    pub gateway_fault: Option<&'a str>,
     /// Its pods.
     pub pods: &'a [PodView],
     /// Its children are left as they are.
@@ -107,7 +113,7 @@ impl Sidecars {
 }
 
 /// The first names of a list, and how many more there are.
-fn some(names: &[String]) -> String {
+pub(crate) fn some(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let more = names.len().saturating_sub(SHOWN);
     let shown = names[..names.len() - more].join(", ");
@@ -146,7 +152,7 @@ pub(crate) fn is_reference(problem: &Problem) -> bool {
 
 /// Whether what is wrong at that path is about something else.
 pub fn is_place_of_reference(at: &str) -> bool {
-    at.ends_with("secretRef.name") || at.contains(".targetRefs[")
+    at.ends_with("secretRef.name") || at.contains(".targetRefs[") || at.starts_with(GATEWAY_REF)
 }
 
 fn list<'a>(problems: impl IntoIterator<Item = &'a &'a Problem>) -> String {
@@ -170,7 +176,10 @@ fn accepted(mistakes: &[&Problem], failed: Option<&ApplyError>) -> Verdict {
 fn resolved(references: &[&Problem], entry: Option<&Entry>) -> Verdict {
     let kind = "ResolvedRefs";
     if !references.is_empty() {
-        return Verdict::new(kind, ConditionStatus::False, "RefNotFound", list(references));
+        // As the Gateway API has it.
+        let is_forbidden = references.iter().any(|problem| problem.at.ends_with("gateway.namespace"));
+        let reason = if is_forbidden { "RefNotPermitted" } else { "RefNotFound" };
+        return Verdict::new(kind, ConditionStatus::False, reason, list(references));
     }
     let mut closed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (channel, policy) in entry.iter().flat_map(|entry| &entry.policies) {
@@ -196,6 +205,11 @@ fn programmed(findings: &ApiFindings<'_>) -> Verdict {
     };
     if let Some(error) = findings.failed {
         return verdict(ConditionStatus::False, "ApplyFailed", error.to_string());
+    }
+    if let Some(fault) = findings.gateway_fault {
+        let Owner { namespace, name, .. } = findings.owner;
+        let message = format!("StreamGateway `{namespace}/{name}` is not as it should be: {fault}");
+        return verdict(ConditionStatus::False, "GatewayNotProgrammed", message);
     }
     if findings.sidecars.is_some_and(|sidecars| sidecars.is_off) {
         let message = "this operator adds no sidecars; install its chart with `scope: Cluster` and `sidecars.enabled`, or \
@@ -238,14 +252,16 @@ fn programmed(findings: &ApiFindings<'_>) -> Verdict {
 
 fn no_pods(findings: &ApiFindings<'_>) -> String {
     let name = findings.key.split_once('/').map_or(findings.key, |(_, name)| name);
-    let child = child_name(name);
+    let child = findings.owner.child_name();
     match findings.pods.first() {
         Some(pod) => format!("no pod is ready; see `kubectl describe pod {}`", pod.name),
         None if findings.sidecars.is_some() => format!(
             "no pod has the sidecar; give the pods of a workload the labels of `placement.sidecar.selector` (default: \
              {SIDECAR_LABEL}: {name}), in a namespace with the label {INJECTION}: enabled"
         ),
-        None => format!("no pod runs; see `kubectl describe deployment {child}`"),
+        None => {
+            format!("no pod runs; see `kubectl describe deployment {child} -n {}`", findings.owner.namespace)
+        }
     }
 }
 
@@ -271,7 +287,8 @@ fn available(findings: &ApiFindings<'_>) -> Verdict {
             .iter()
             .flat_map(|report| &report.servers)
             .filter(|seen| {
-                seen.server == server.name && format!("{}/{}", seen.namespace, seen.api) == findings.key
+                seen.server == server.name
+                    && Some((&*seen.namespace, &*seen.api)) == findings.key.split_once('/')
             })
             .collect();
         if !seen.iter().any(|seen| seen.up) {
@@ -304,6 +321,76 @@ fn secured(entry: Option<&Entry>) -> Verdict {
         open.join(", ")
     );
     verdict(ConditionStatus::False, "Open", message)
+}
+
+/// What was found out about a StreamGateway.
+pub struct GatewayFindings<'a> {
+    /// It.
+    pub owner: Owner<'a>,
+    /// Everything wrong with it.
+    pub problems: &'a [Problem],
+    /// What its pods are to serve.
+    pub config: &'a Config,
+    /// Why that could not be written.
+    pub failed: Option<&'a ApplyError>,
+    /// Its pods.
+    pub pods: &'a [PodView],
+    /// Its children are left as they are.
+    pub paused: bool,
+}
+
+/// The conditions of a StreamGateway.
+pub fn gateway_verdicts(findings: &GatewayFindings<'_>) -> Vec<Verdict> {
+    let (references, mistakes): (Vec<&Problem>, Vec<&Problem>) =
+        findings.problems.iter().partition(|problem| is_reference(problem));
+    let accepted = accepted(&mistakes, findings.failed);
+    let resolved = resolved(&references, None);
+    let verdict = |status, reason, message: String| Verdict::new("Programmed", status, reason, message);
+    let programmed = if findings.paused {
+        let message = "nothing is written while the annotation sluice.dev/paused is \"true\"; what is served, of every API \
+                       on it, stays as it was: `kubectl annotate streamgateway NAME sluice.dev/paused-`";
+        verdict(ConditionStatus::False, "Paused", message.into())
+    } else if accepted.status != ConditionStatus::True || !references.is_empty() {
+        let message = "see the other conditions; until then it stays as it was".into();
+        verdict(ConditionStatus::False, "NotAccepted", message)
+    } else if let Some(error) = findings.failed {
+        verdict(ConditionStatus::False, "ApplyFailed", error.to_string())
+    } else {
+        gateway_programmed(findings)
+    };
+    vec![accepted, resolved, programmed]
+}
+
+fn gateway_programmed(findings: &GatewayFindings<'_>) -> Verdict {
+    let verdict = |status, reason, message: String| Verdict::new("Programmed", status, reason, message);
+    let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
+    if ready.is_empty() {
+        let message = match findings.pods.first() {
+            Some(pod) => format!("no pod is ready; see `kubectl describe pod {}`", pod.name),
+            None => {
+                format!("no pod runs; see `kubectl describe deployment {}`", findings.owner.child_name())
+            }
+        };
+        return verdict(ConditionStatus::False, "NoPods", message);
+    }
+    for pod in ready {
+        let report = match &pod.report {
+            Ok(report) => report,
+            Err(reason) => {
+                let message = format!("pod {} does not tell what it serves: {reason}", pod.name);
+                return verdict(ConditionStatus::Unknown, "Unreachable", message);
+            }
+        };
+        // What one API has to say is in its own conditions.
+        let is_refused = |revision: &str| report.refused.iter().any(|refused| refused.revision == revision);
+        let mut behind = findings.config.apis.iter();
+        let behind = behind.find(|(key, entry)| !serves(report, key, entry) && !is_refused(&entry.revision));
+        if let Some((key, _)) = behind {
+            let message = format!("pod {} does not serve {key} as it should yet", pod.name);
+            return verdict(ConditionStatus::False, "Pending", message);
+        }
+    }
+    verdict(ConditionStatus::True, "Programmed", "every ready pod serves what is placed here".into())
 }
 
 /// The conditions of a StreamPolicy.
@@ -372,30 +459,29 @@ fn now() -> String {
     Timestamp::now().round(k8s_openapi::jiff::Unit::Second).unwrap_or_else(|_| Timestamp::now()).to_string()
 }
 
-/// The status of a StreamAPI as it is written; `null` takes a field away.
-pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>) -> Value {
-    let urls = entry.map(urls).unwrap_or_default();
+/// The status of a StreamAPI as it is written; `null` takes a field away. `base`: where its data plane is.
+pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>, base: Option<&str>) -> Value {
+    let urls: Vec<_> = entry
+        .zip(base)
+        .map(|(entry, base)| {
+            let api = &entry.api;
+            let channels = api.spec.channels.iter();
+            channels.map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
+        })
+        .unwrap_or_default();
     json!({"conditions": conditions, "urls": urls, "revision": entry.map(|entry| &entry.revision)})
 }
 
-/// Where clients reach the channels: inside the cluster, or inside the pods.
-fn urls(entry: &Entry) -> Vec<String> {
-    let api = &entry.api;
-    let at = |base: String| {
-        let channels = api.spec.channels.iter();
-        channels.map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
-    };
-    let Some(deployment) = api.spec.placement.deployment() else { return at(sidecar::url()) };
-    // With TLS where there is a choice.
-    let listener = deployment.listener(Protocol::Https).or_else(|| deployment.listener(Protocol::Http));
-    let Some(listener) = listener else { return Vec::new() };
+/// Where clients reach a data plane inside the cluster; with TLS where there is a choice.
+pub fn service_url(owner: &Owner<'_>, deployment: &Deployment) -> Option<String> {
+    let listener = deployment.listener(Protocol::Https).or_else(|| deployment.listener(Protocol::Http))?;
     let (scheme, usual) = match listener.protocol {
         Protocol::Http => ("http", 80),
         Protocol::Https => ("https", 443),
     };
     let port = Some(listener.service_port()).filter(|port| *port != usual);
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    at(format!("{scheme}://{}.{}.svc{port}", child_name(&api.name), api.namespace))
+    Some(format!("{scheme}://{}.{}.svc{port}", owner.child_name(), owner.namespace))
 }
 
 /// Whether `status` says something else than the object does.

@@ -8,11 +8,13 @@ use k8s_openapi::api::core::v1::Secret;
 use sluice_config::StreamApiSpec;
 use sluice_config::channel::path;
 use sluice_config::policy::TargetRef;
-use sluice_config::{Problem, check};
+use sluice_config::{Problem, check, placement};
 use sluice_crds::shape;
 
 use crate::Refusal;
-use crate::dereference::{Api, Policy, Purpose, References, Use, certificate_of, secrets_of};
+use crate::dereference::{
+    Api, Policy, Purpose, References, Secrets, Use, certificate_of, certificate_of_listener, secrets_of,
+};
 use crate::objects::Kind;
 
 /// What may be served.
@@ -66,6 +68,7 @@ pub fn validate<'a>(references: &'a References<'a>) -> Valid<'a> {
     let mut paths = BTreeMap::new();
     for api in &references.apis {
         let mut problems = api.spec.map(|spec| api_problems(api, spec, references)).unwrap_or_default();
+        problems.extend(references.elsewhere(api).iter().cloned());
         let now = api.spec.filter(|_| problems.is_empty());
         // The newest good spec whose paths nobody older has.
         let served = [now, api.last].into_iter().flatten().find(|spec| {
@@ -83,6 +86,13 @@ pub fn validate<'a>(references: &'a References<'a>) -> Valid<'a> {
             valid.apis.push((api, spec));
         }
         valid.refuse(Kind::StreamApi, api.namespace, api.name, problems);
+    }
+    for gateway in &references.gateways {
+        let mut problems = placement::check_gateway(gateway.spec);
+        if let Some(place) = certificate_of_listener("spec", &gateway.spec.deployment) {
+            problems.extend(secret_problems(gateway.namespace, &place, &references.secrets));
+        }
+        valid.refuse(Kind::StreamGateway, gateway.namespace, gateway.name, problems);
     }
     for policy in &references.policies {
         let (problems, closures) = policy_problems(policy, references, &valid);
@@ -107,7 +117,7 @@ fn api_problems(api: &Api<'_>, spec: &Arc<StreamApiSpec>, references: &Reference
     let mut problems = if known { Vec::new() } else { check::check_api(api.name, spec) };
     let servers = secrets_of(spec).into_iter().map(|(_, secret)| secret);
     for secret in servers.chain(certificate_of(spec)) {
-        problems.extend(secret_problems(api.namespace, &secret, references));
+        problems.extend(secret_problems(api.namespace, &secret, &references.secrets));
     }
     problems
 }
@@ -137,7 +147,7 @@ fn policy_problems<'a>(
 ) -> (Vec<Problem>, Vec<Closure<'a>>) {
     let mut problems = check::check_policy(policy.spec);
     if let Some(keys) = &policy.keys {
-        problems.extend(secret_problems(policy.namespace, keys, references));
+        problems.extend(secret_problems(policy.namespace, keys, &references.secrets));
     }
     let mut dangling = Vec::new();
     let mut scopes = Vec::new();
@@ -249,9 +259,9 @@ fn unread_scope<'a>(namespace: &'a str, target: &'a TargetRef, references: &Refe
 }
 
 /// What is wrong with the Secret that is used at `place`.
-pub fn secret_problems(namespace: &str, place: &Use<'_>, references: &References<'_>) -> Vec<Problem> {
+pub fn secret_problems(namespace: &str, place: &Use<'_>, secrets: &Secrets<'_>) -> Vec<Problem> {
     let problem = |message: String| Problem::new(&place.at, message);
-    let secret = match references.secrets.find(namespace, place.secret) {
+    let secret = match secrets.find(namespace, place.secret) {
         Ok(secret) => secret,
         Err(unresolved) => return vec![problem(unresolved.message(namespace, place.secret))],
     };

@@ -3,7 +3,7 @@
 //! Objects are held undecoded. What is a StreamAPI and what is wrong with it, [`crate::read`] tells,
 //! so that one unreadable object blinds the operator for no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -12,29 +12,32 @@ use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::DynamicObject;
+use kube::api::ObjectMeta;
 use kube::core::ApiResource;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use parking_lot::Mutex;
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sluice_config::Problem;
-use sluice_config::placement::{Placement, check};
-use sluice_crds::{GROUP, USE_LABEL, VERSION};
+use sluice_config::placement::{GatewayRef, Placement, StreamGatewaySpec, check};
+use sluice_config::{Problem, StreamApiSpec};
+use sluice_crds::{ApiSpec, GROUP, StreamAPI, USE_LABEL, VERSION};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::children::sidecar::{self, Guest};
-use crate::children::{ChildKind, MANAGED_BY, resource};
+use crate::children::{API_LABEL, ChildKind, MANAGED_BY, resource};
+use crate::gateway::obstacle;
 use crate::objects::{Kind, Objects, Unread};
 use crate::read::{self, Object};
 
 mod touched;
 
 pub use touched::Dirty;
-use touched::{Targets, Touched, names_secret};
+use touched::{Targets, Touched, each_secret, names_secret};
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -42,6 +45,11 @@ pub type Name = (String, String);
 /// The kind StreamAPI as the client wants it.
 pub fn api_resource() -> ApiResource {
     resource(GROUP, VERSION, "StreamAPI", "streamapis")
+}
+
+/// The kind StreamGateway as the client wants it.
+pub fn gateway_resource() -> ApiResource {
+    resource(GROUP, VERSION, "StreamGateway", "streamgateways")
 }
 
 /// The kind StreamPolicy as the client wants it.
@@ -54,10 +62,35 @@ pub fn name_of(object: &DynamicObject) -> Name {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
+/// What a gateway says as far as it can be told: of one that cannot be read, that nobody else may use it.
+pub fn lenient_gateway(gateway: &DynamicObject) -> StreamGatewaySpec {
+    serde_json::from_value(gateway.data["spec"].clone()).unwrap_or_default()
+}
+
+/// The gateway that `api` is placed on, as far as that can be read.
+pub fn gateway_of(api: &DynamicObject) -> Option<Name> {
+    let reference = GatewayRef::deserialize(api.data.pointer("/spec/placement/gateway")?).ok()?;
+    let own = api.metadata.namespace.as_deref().unwrap_or_default();
+    Some((reference.namespace(own).to_owned(), reference.name))
+}
+
+/// What has to be looked at again, by kind.
+#[derive(Clone, Default)]
+pub struct AllDirty {
+    /// StreamAPIs.
+    pub apis: Dirty,
+    /// StreamGateways.
+    pub gateways: Dirty,
+    /// StreamPolicies.
+    pub policies: Dirty,
+}
+
 /// Everything that is watched.
 pub struct World {
     /// StreamAPIs.
     pub apis: Store<DynamicObject>,
+    /// StreamGateways.
+    pub gateways: Store<DynamicObject>,
     /// StreamPolicies.
     pub policies: Store<DynamicObject>,
     /// The Secrets that may be used.
@@ -67,6 +100,8 @@ pub struct World {
     /// Pods of others that have one as a sidecar.
     pub sidecars: Store<Pod>,
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
+    /// What StreamAPIs say, by uid and with the generation that said it.
+    read: Mutex<HashMap<String, (i64, Arc<StreamApiSpec>)>>,
     touched: Arc<Touched>,
     /// Pods came, went or changed.
     pub pods_changed: Arc<Notify>,
@@ -185,21 +220,23 @@ async fn watching<K>(
 }
 
 impl World {
-    /// Watches `namespace`, or all; once this process [leads](Self::lead), what changes is added to `apis`
-    /// and `policies`. Returns when everything was listed. The watches end with the returned set.
+    /// Watches `namespace`, or all; once this process [leads](Self::lead), what changes is added to `dirty`.
+    /// Returns when everything was listed. The watches end with the returned set.
     pub async fn start(
         client: &Client,
         namespace: Option<&str>,
         network_policies: bool,
-        apis: &Dirty,
-        policies: &Dirty,
+        dirty: &AllDirty,
     ) -> (Arc<Self>, JoinSet<()>) {
         let api_writer = Writer::new(api_resource());
+        let gateway_writer = Writer::new(gateway_resource());
         let policy_writer = Writer::new(policy_resource());
         let pods_changed = Arc::new(Notify::new());
         let touched = Touched::new(
-            (apis, api_writer.as_reader()),
-            (policies, policy_writer.as_reader()),
+            dirty,
+            api_writer.as_reader(),
+            gateway_writer.as_reader(),
+            policy_writer.as_reader(),
             pods_changed.clone(),
         );
         let touched = Arc::new(touched);
@@ -208,6 +245,8 @@ impl World {
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), |_| {}, Touched::api);
+        let gateways =
+            watches.dynamic(&gateway_resource(), gateway_writer, all.clone(), |_| {}, Touched::gateway);
         let policies = watches.dynamic(&policy_resource(), policy_writer, all, |_| {}, Touched::policy);
         let secrets = watches.typed(usable, |_| {}, Touched::secret);
         let pods = watches.typed(managed.clone(), strip, Touched::pod);
@@ -229,7 +268,9 @@ impl World {
             )
         });
         let children = children.collect();
-        let world = Self { children, apis, policies, secrets, pods, sidecars, touched, pods_changed };
+        let read = Mutex::default();
+        let world =
+            Self { children, apis, gateways, policies, secrets, pods, sidecars, read, touched, pods_changed };
         world.listed().await;
         (Arc::new(world), watches.tasks)
     }
@@ -242,6 +283,7 @@ impl World {
     async fn listed(&self) {
         let complete = "the watches run as long as their stores";
         self.apis.wait_until_ready().await.expect(complete);
+        self.gateways.wait_until_ready().await.expect(complete);
         self.policies.wait_until_ready().await.expect(complete);
         self.secrets.wait_until_ready().await.expect(complete);
         self.pods.wait_until_ready().await.expect(complete);
@@ -275,6 +317,59 @@ impl World {
         apis.into_iter().filter_map(guest).collect()
     }
 
+    /// Whether the API has pods of its own, those that are about to end included.
+    pub fn has_pods(&self, (namespace, name): &Name) -> bool {
+        let is_its = |pod: &Arc<Pod>| pod.labels().get(API_LABEL) == Some(name);
+        within(&self.pods, namespace).iter().any(is_its)
+    }
+
+    /// The gateway of that name, as it is.
+    pub fn gateway(&self, (namespace, name): &Name) -> Option<Arc<DynamicObject>> {
+        let gateway = self.gateways.get(&ObjectRef::new_with(name, gateway_resource()).within(namespace))?;
+        Some(gateway).filter(|gateway| gateway.metadata.deletion_timestamp.is_none())
+    }
+
+    /// The APIs that are placed on `gateway`, whether they may be or not.
+    pub fn placed_on(&self, gateway: &Name) -> Vec<Arc<DynamicObject>> {
+        self.apis.state_filter(|api| {
+            api.metadata.deletion_timestamp.is_none() && gateway_of(api).as_ref() == Some(gateway)
+        })
+    }
+
+    /// What matters to a gateway in `namespace` that serves `apis`: these, and the policies and Secrets that they
+    /// are served with, and the gateway's own Secrets.
+    pub fn around_gateway(&self, gateway: &DynamicObject, apis: Vec<Arc<DynamicObject>>) -> Objects {
+        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for api in &apis {
+            let (namespace, name) = name_of(api);
+            names.entry(namespace).or_default().insert(name);
+        }
+        let policies = self.policies.state_filter(|policy| {
+            let names = policy.metadata.namespace.as_ref().and_then(|namespace| names.get(namespace));
+            names.is_some_and(|names| Targets::of(policy).includes_any(names))
+        });
+        let own = gateway.namespace().unwrap_or_default();
+        let secrets = self.secrets.state_filter(|secret| {
+            let namespace = secret.namespace().unwrap_or_default();
+            namespace == own || names.contains_key(&namespace)
+        });
+        let mut used = BTreeSet::new();
+        for user in apis.iter().chain(&policies).map(|object| &**object).chain([gateway]) {
+            let namespace = user.metadata.namespace.as_deref().unwrap_or_default();
+            each_secret(&user.data, &mut |name| {
+                used.insert((namespace, name));
+            });
+        }
+        let is_used = |metadata: &ObjectMeta| {
+            let part = |part: &Option<String>| part.clone().unwrap_or_default();
+            used.contains(&(part(&metadata.namespace).as_str(), part(&metadata.name).as_str()))
+        };
+        let secrets = secrets.into_iter().filter(|secret| is_used(&secret.metadata)).collect();
+        let mut objects = self.understood(&apis, &policies, secrets);
+        understand(gateway, &mut objects);
+        objects
+    }
+
     /// What matters to the API `name`: itself, and the policies and Secrets that it is served with.
     pub fn around_api(&self, namespace: &str, name: &str) -> Objects {
         let reference = ObjectRef::new_with(name, api_resource()).within(namespace);
@@ -299,7 +394,14 @@ impl World {
         let (namespace, name) = name_of(object);
         let applied = Arc::new(object.clone());
         let mut policies = within(&self.policies, &namespace);
+        if kind == Kind::StreamGateway {
+            let apis = self.placed_on(&(namespace, name));
+            return self.around_gateway(object, apis);
+        }
         if kind == Kind::StreamApi {
+            if let Some(objects) = self.around_applied_on_gateway(&applied) {
+                return objects;
+            }
             policies.retain(|policy| Targets::of(policy).includes(&name));
             return self.objects(&namespace, vec![applied], policies);
         }
@@ -311,22 +413,82 @@ impl World {
         self.objects(&namespace, apis, policies)
     }
 
+    /// What matters to a StreamAPI that is applied with a placement on a gateway: who else is there.
+    fn around_applied_on_gateway(&self, api: &Arc<DynamicObject>) -> Option<Objects> {
+        let name = name_of(api);
+        let gateway_name = gateway_of(api)?;
+        let reference = serde_json::from_value(api.data["spec"]["placement"]["gateway"].clone()).ok()?;
+        let gateway = self.gateway(&gateway_name);
+        let spec = gateway.as_ref().map(|gateway| lenient_gateway(gateway));
+        if let Some(problem) = obstacle(&name.0, &reference, spec.as_ref()) {
+            let mut policies = within(&self.policies, &name.0);
+            policies.retain(|policy| Targets::of(policy).includes(&name.1));
+            let mut objects = self.objects(&name.0, vec![api.clone()], policies);
+            objects.elsewhere.insert(name, vec![problem]);
+            return Some(objects);
+        }
+        let mut apis = self.placed_on(&gateway_name);
+        apis.retain(|other| {
+            let other = name_of(other);
+            other != name
+                && spec
+                    .as_ref()
+                    .is_some_and(|spec| spec.allowed_namespaces.includes(&gateway_name.0, &other.0))
+        });
+        apis.push(api.clone());
+        gateway.map(|gateway| self.around_gateway(&gateway, apis))
+    }
+
     fn objects(
         &self,
         namespace: &str,
         apis: Vec<Arc<DynamicObject>>,
         policies: Vec<Arc<DynamicObject>>,
     ) -> Objects {
-        let mut objects = Objects::default();
         let mut secrets = within(&self.secrets, namespace);
-        let all: Vec<_> = apis.into_iter().chain(policies).collect();
-        secrets.retain(|secret| all.iter().any(|object| names_secret(&object.data, &secret.name_any())));
-        all.iter().for_each(|object| understand(object, &mut objects));
+        let is_used = |name: &str| apis.iter().chain(&policies).any(|user| names_secret(&user.data, name));
+        secrets.retain(|secret| is_used(&secret.name_any()));
+        self.understood(&apis, &policies, secrets)
+    }
+
+    /// The objects as they can be understood, in the order that breaks ties among equally old ones.
+    fn understood(
+        &self,
+        apis: &[Arc<DynamicObject>],
+        policies: &[Arc<DynamicObject>],
+        secrets: Vec<Arc<Secret>>,
+    ) -> Objects {
+        let mut objects = Objects::default();
+        apis.iter().for_each(|api| self.understand_api(api, &mut objects));
+        policies.iter().for_each(|policy| understand(policy, &mut objects));
         objects.secrets = secrets.iter().map(|secret| (**secret).clone()).collect();
-        // What breaks ties among equally old ones.
-        objects.apis.sort_by_key(|api| api.name_any());
-        objects.policies.sort_by_key(|policy| policy.name_any());
+        let name = |metadata: &ObjectMeta| (metadata.name.clone(), metadata.namespace.clone());
+        objects.apis.sort_by_key(|api| name(&api.metadata));
+        objects.policies.sort_by_key(|policy| name(&policy.metadata));
         objects
+    }
+
+    /// Understands an API. One that was understood before and says the same is not read again.
+    fn understand_api(&self, api: &DynamicObject, objects: &mut Objects) {
+        let identity = api.uid().zip(api.metadata.generation);
+        if let Some((uid, generation)) = &identity
+            && let Some((as_of, spec)) = self.read.lock().get(uid)
+            && as_of == generation
+        {
+            let spec = ApiSpec(spec.clone());
+            objects.apis.push(StreamAPI { metadata: api.metadata.clone(), spec, status: None });
+            return;
+        }
+        let before = objects.apis.len();
+        understand(api, objects);
+        if let (Some((uid, generation)), Some(read)) = (identity, objects.apis.get(before)) {
+            let mut known = self.read.lock();
+            if known.len() > 2 * self.apis.len() {
+                let there: BTreeSet<String> = self.apis.state().iter().filter_map(|api| api.uid()).collect();
+                known.retain(|uid, _| there.contains(uid));
+            }
+            known.insert(uid, (generation, read.spec.0.clone()));
+        }
     }
 }
 
@@ -357,6 +519,7 @@ fn understand(object: &DynamicObject, objects: &mut Objects) {
     };
     match read::read(document, &object.namespace().unwrap_or_default()) {
         Ok(Object::Api(api)) => objects.apis.push(*api),
+        Ok(Object::Gateway(gateway)) => objects.gateways.push(*gateway),
         Ok(Object::Policy(policy)) => objects.policies.push(*policy),
         Ok(Object::Secret(_) | Object::Unused(_)) => {}
         Err(unread) => objects.unread.push(*unread),

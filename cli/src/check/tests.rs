@@ -98,9 +98,9 @@ fn each_problem_is_told_with_line_path_and_what_to_write() {
             "15: extra: `extra` is not a field; remove it",
         ),
         (
-            "field of the future",
+            "gateway without a name",
             format!("{API}  placement: {{gateway: {{}}}}\n"),
-            "15: spec.placement.gateway: `gateway` is not implemented by this build; remove it",
+            "15: spec.placement.gateway.name: is missing; add `name: …`",
         ),
         (
             "transport of the future",
@@ -128,9 +128,9 @@ fn each_problem_is_told_with_line_path_and_what_to_write() {
             "15: spec.lifecycle.state: `Draft` is not implemented by this build; write `Published`",
         ),
         (
-            "kind of the future",
-            "apiVersion: sluice.dev/v1alpha1\nkind: StreamGateway\nmetadata: {name: x}\n".into(),
-            "2: kind: `StreamGateway` is not implemented by this build",
+            "kind of a gateway misspelt",
+            "apiVersion: sluice.dev/v1alpha1\nkind: StreamGatewai\nmetadata: {name: x}\n".into(),
+            "2: kind: `StreamGatewai` is not a kind; did you mean `StreamGateway`?",
         ),
         (
             "no kind set in a union",

@@ -65,11 +65,7 @@ fn every_problem_of_an_api_says_where_and_what_to_write() {
         ("/sepc", json!({}), "sepc: `sepc` is not a field; did you mean `spec`?"),
         ("/spec/server", json!([]), "spec.server: `server` is not a field; did you mean `servers`?"),
         ("/spec/xyz", json!(1), "spec.xyz: `xyz` is not a field; remove it or write one of"),
-        (
-            "/spec/placement",
-            json!({"gateway": {}}),
-            "spec.placement.gateway: `gateway` is not implemented by this build",
-        ),
+        ("/spec/placement", json!({"gateway": {}}), "spec.placement.gateway.name: is missing; add `name: …`"),
         ("/spec/bridges", json!([]), "spec.bridges: `bridges` is not implemented by this build; remove it"),
         ("/spec/servers", json!([]), "spec.servers: is empty; write at least one"),
         ("/spec/servers", json!({"events": {}}), "spec.servers: must be a list"),

@@ -15,8 +15,6 @@ pub const NAMESPACE: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// They are refused by name, never ignored; the change that honours one removes it here.
 const LATER: &[(&str, &[&str])] = &[
     ("spec", &["bridges", "listeners", "asyncapi"]),
-    ("spec.placement", &["gateway"]),
-    ("spec.placement.deployment", &["autoscaling"]),
     ("spec.placement.deployment.podTemplate", &["affinity"]),
     ("spec", &["validation", "authorization", "quota", "quotas", "transformation", "filter", "plan"]),
     ("spec.servers[]", &["mqtt", "rabbitmq", "amqp", "websocket", "sse", "http", "nats", "solace"]),

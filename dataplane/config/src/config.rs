@@ -49,6 +49,9 @@ pub struct Config {
     pub sequence: u64,
     /// The APIs by `namespace/name`.
     pub apis: BTreeMap<String, Arc<Entry>>,
+    /// Of a shared gateway, SHA-256 (hex) of the `tls.crt` and `tls.key` that its HTTPS listener shows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificate: BTreeMap<String, String>,
 }
 
 /// One API as rendered. `revision` is a digest of everything else but `generation`: equal

@@ -14,10 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::SecretRef;
 
+mod autoscaling;
 mod check;
+mod gateway;
 mod sidecar;
 
-pub use check::{check, is_label_value};
+pub use autoscaling::Autoscaling;
+pub use check::{check, check_gateway, is_label_value};
+pub use gateway::{AllowedFrom, AllowedNamespaces, GatewayRef, StreamGatewaySpec};
 pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, SidecarResources, Update};
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its
@@ -29,6 +33,8 @@ pub enum Placement {
     Deployment(Deployment),
     /// Inside the pods of other workloads, as a native sidecar container.
     Sidecar(Sidecar),
+    /// On a StreamGateway that many APIs share.
+    Gateway(GatewayRef),
 }
 
 impl Placement {
@@ -36,7 +42,7 @@ impl Placement {
     pub const fn deployment(&self) -> Option<&Deployment> {
         match self {
             Self::Deployment(deployment) => Some(deployment),
-            Self::Sidecar(_) => None,
+            Self::Sidecar(_) | Self::Gateway(_) => None,
         }
     }
 
@@ -44,7 +50,15 @@ impl Placement {
     pub const fn sidecar(&self) -> Option<&Sidecar> {
         match self {
             Self::Sidecar(sidecar) => Some(sidecar),
-            Self::Deployment(_) => None,
+            Self::Deployment(_) | Self::Gateway(_) => None,
+        }
+    }
+
+    /// The gateway, if it is served by one.
+    pub const fn gateway(&self) -> Option<&GatewayRef> {
+        match self {
+            Self::Gateway(gateway) => Some(gateway),
+            Self::Deployment(_) | Self::Sidecar(_) => None,
         }
     }
 }
@@ -60,9 +74,12 @@ impl Default for Placement {
 #[serde(rename_all = "camelCase", default)]
 pub struct Deployment {
     /// How many pods. Every one serves every client; from two on, a PodDisruptionBudget keeps all
-    /// but one of them up while nodes are drained.
+    /// but one of them up while nodes are drained. With `autoscaling` it has no effect.
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: u32,
+    /// Has the number of pods follow what they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// What the data plane's container asks for and may use.
     pub resources: Resources,
     /// What the pods are given besides.
@@ -127,6 +144,7 @@ impl Default for Deployment {
         let http = Listener { name: "http".into(), port: None, protocol: Protocol::Http, tls: None };
         Self {
             replicas: 1,
+            autoscaling: None,
             resources: Resources::default(),
             pod_template: PodTemplate::default(),
             listeners: vec![http],
@@ -138,6 +156,11 @@ impl Deployment {
     /// The listener of that protocol, if there is one.
     pub fn listener(&self, protocol: Protocol) -> Option<&Listener> {
         self.listeners.iter().find(|listener| listener.protocol == protocol)
+    }
+
+    /// The fewest pods there are to be.
+    pub fn fewest(&self) -> u32 {
+        self.autoscaling.as_ref().map_or(self.replicas, |autoscaling| autoscaling.min_replicas)
     }
 
     /// The Secret of the HTTPS listener's certificate.

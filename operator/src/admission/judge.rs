@@ -5,13 +5,15 @@ use serde_json::Value;
 use sluice_config::policy::Authentication;
 use sluice_config::server::ServerKind;
 use sluice_config::{Config, Problem};
-use sluice_crds::{StreamAPI, StreamPolicy, shape};
+use sluice_crds::{StreamAPI, StreamGateway, StreamPolicy, shape};
 
 use crate::children::{Owner, Settings};
-use crate::impact::impact;
+use crate::dereference::identity;
+use crate::impact::{gateway_impact, impact};
 use crate::objects::{Kind, Objects};
 use crate::read::{self, Object};
 use crate::report::is_reference;
+use crate::world::lenient_gateway;
 use crate::{problems_of, render};
 
 /// Most warnings with one answer, and the longest: API servers cut off what is longer together.
@@ -31,7 +33,7 @@ pub struct Judgement {
 
 /// An object as it is applied.
 pub struct Applied<'a> {
-    /// StreamAPI or StreamPolicy.
+    /// StreamAPI, StreamGateway or StreamPolicy.
     pub kind: Kind,
     /// Its namespace and name.
     pub name: &'a (String, String),
@@ -57,7 +59,17 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
         (metadata.namespace.as_ref(), metadata.name.as_ref())
             == (Some(&applied.name.0), Some(&applied.name.1))
     };
-    if applied.kind == Kind::StreamApi {
+    if applied.kind == Kind::StreamGateway {
+        let gateways = objects.gateways.iter().filter(|gateway| is_it(&gateway.metadata));
+        warnings
+            .extend(gateways.flat_map(|gateway| gateway_consequences(applied, gateway, objects, settings)));
+    } else if applied.kind == Kind::StreamApi {
+        // Of two on one path the older has it.
+        for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamApi) {
+            let ours = format!("`{}/{}`", applied.name.0, applied.name.1);
+            let losing = refusal.problems.iter().filter(|problem| problem.message.contains(&ours));
+            warnings.extend(losing.map(|problem| format!("StreamAPI {}: {problem}", refusal.name)));
+        }
         for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamPolicy) {
             let closing = refusal.problems.iter().filter(|problem| is_section(problem));
             warnings.extend(closing.map(|problem| format!("StreamPolicy {}: {problem}", refusal.name)));
@@ -88,8 +100,21 @@ fn consequences(applied: &Applied<'_>, new: &StreamAPI, settings: &Settings) -> 
     let old = old.map(|old| read::read(old, &applied.name.0));
     // What could not be read serves as it last was good; what that is, is not known here.
     let Some(Ok(Object::Api(old))) = old else { return Vec::new() };
-    let owner = Owner { namespace: &applied.name.0, name: &applied.name.1, uid: None };
+    let owner = Owner::api(&applied.name.0, &applied.name.1, None);
     impact(&owner, &old.spec.0, &new.spec.0, settings)
+}
+
+/// What the change does to those who use the APIs on a gateway.
+fn gateway_consequences(
+    applied: &Applied<'_>,
+    new: &StreamGateway,
+    objects: &Objects,
+    settings: &Settings,
+) -> Vec<String> {
+    let Some(old) = applied.old.map(lenient_gateway) else { return Vec::new() };
+    let owner = Owner::gateway(&applied.name.0, &applied.name.1, None);
+    let apis = objects.apis.iter().map(|api| identity(&api.metadata));
+    gateway_impact(&owner, &old, &new.spec.0, apis, settings)
 }
 
 /// Servers whose connection is allowed and seldom meant.

@@ -25,7 +25,7 @@ fn server() -> (Client, Arc<AtomicUsize>) {
 
 /// Tries every kind of write; what became of each.
 async fn every_write(writer: &Writer) -> [Result<(), ApplyError>; 8] {
-    let owner = Owner { namespace: "default", name: "shop", uid: Some("u") };
+    let owner = Owner::api("default", "shop", Some("u"));
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-sluice"}, "data": {"a": "b"}});
     let child = Child { kind: ChildKind::ConfigMap, name: "shop-sluice".into(), body: body.clone() };
     let live = |data: Value| {

@@ -15,6 +15,7 @@ fn objects(documents: &[Value]) -> Objects {
     for document in documents {
         match read(document.clone(), "default") {
             Ok(Object::Api(api)) => objects.apis.push(*api),
+            Ok(Object::Gateway(gateway)) => objects.gateways.push(*gateway),
             Ok(Object::Policy(policy)) => objects.policies.push(*policy),
             Ok(Object::Secret(secret)) => objects.secrets.push(*secret),
             Ok(Object::Unused(_)) => {}

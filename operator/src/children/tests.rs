@@ -1,4 +1,5 @@
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -9,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{Objects, render};
 
-const OWNER: Owner<'static> = Owner { namespace: "a", name: "shop", uid: Some("u-1") };
+const OWNER: Owner<'static> = Owner::api("a", "shop", Some("u-1"));
 
 fn settings() -> Settings {
     Settings {
@@ -63,7 +64,14 @@ fn build_with(secrets: &[Value], change: impl FnOnce(&mut Value)) -> Vec<Child> 
     let rendered = render(&objects, &Config::default());
     assert!(rendered.refused.is_empty(), "{:?}", rendered.refused);
     let entry = &rendered.config.apis["a/shop"];
-    children(&OWNER, &rendered.config, entry, &rendered.material, &[7; 32], &settings()).expect("children")
+    let keys = [(entry.api.key(), vec![7; 32])].into();
+    let content = Content {
+        config: &rendered.config,
+        material: &rendered.material,
+        keys: &keys,
+        deployment: entry.api.spec.placement.deployment(),
+    };
+    children(&OWNER, &content, &settings()).expect("children")
 }
 
 fn find(children: &[Child], kind: ChildKind) -> Value {
@@ -83,7 +91,9 @@ fn is_typed<T: DeserializeOwned + Serialize>(built: &Value) {
 #[test]
 fn every_child_is_what_its_kind_says() {
     let children = build(|api| {
-        api["spec"]["placement"] = json!({"deployment": {"replicas": 3, "podTemplate": {
+        let autoscaling =
+            json!({"minReplicas": 3, "maxReplicas": 5, "cpuUtilization": 60, "connectionsPerPod": 9});
+        api["spec"]["placement"] = json!({"deployment": {"autoscaling": autoscaling, "podTemplate": {
             "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
             "topologySpreadConstraints": [{
@@ -103,6 +113,21 @@ fn every_child_is_what_its_kind_says() {
     is_typed::<NetworkPolicy>(&find(&children, ChildKind::NetworkPolicy));
     is_typed::<PodDisruptionBudget>(&find(&children, ChildKind::PodDisruptionBudget));
     is_typed::<Deployment>(&find(&children, ChildKind::Deployment));
+    is_typed::<HorizontalPodAutoscaler>(&find(&children, ChildKind::HorizontalPodAutoscaler));
+}
+
+#[test]
+fn whoever_scales_the_pods_is_the_only_one() {
+    let children = build(|api| {
+        api["spec"]["placement"] = json!({"deployment": {"replicas": 3, "autoscaling": {"maxReplicas": 5}}});
+    });
+    assert_eq!(find(&children, ChildKind::Deployment)["spec"]["replicas"], Value::Null);
+    let autoscaler = find(&children, ChildKind::HorizontalPodAutoscaler);
+    assert_eq!(autoscaler["spec"]["minReplicas"], 1);
+    assert_eq!(autoscaler["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+    assert_eq!(autoscaler["spec"]["scaleTargetRef"]["name"], "shop-sluice");
+    let budget = find(&children, ChildKind::PodDisruptionBudget);
+    assert_eq!(budget, Value::Null, "one pod may be all there is, and it must be able to go");
 }
 
 #[test]
@@ -214,7 +239,7 @@ fn a_large_config_is_compressed_and_a_huge_one_is_refused() {
     let config = |noise: &mut dyn FnMut() -> String| {
         let mut config = Config::default();
         for index in 0..900 {
-            let entry = Entry {
+            let entry = sluice_config::Entry {
                 generation: 1,
                 revision: noise(),
                 api: sluice_config::config::Api {
@@ -243,7 +268,7 @@ fn a_large_config_is_compressed_and_a_huge_one_is_refused() {
         digits.collect::<String>()
     };
     let refused = config_map(&config(&mut random)).expect_err("is too large");
-    assert!(refused.message.contains("split the API"), "{refused}");
+    assert!(refused.to_string().contains("more than the 921600 that"), "{refused}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The objects around the pods of a data plane, and the pods themselves.
 
 use serde_json::{Map, Value, json};
-use sluice_config::placement::{Deployment, PodTemplate, Protocol};
+use sluice_config::placement::{Autoscaling, Deployment, PodTemplate, Protocol};
 
-use super::{Owner, Settings, child_name, labels, selector};
+use super::{Owner, Settings, labels, selector};
 
 /// Where the container answers the operator, probes and scrapers.
 const ADMIN: u16 = 9090;
@@ -19,14 +19,14 @@ const SCRAPE_LABEL: &str = "sluice.dev/scrape";
 
 /// A data plane may watch its own two objects, by name, and nothing else.
 pub fn role(owner: &Owner<'_>) -> Value {
-    let name = child_name(owner.name);
+    let name = owner.child_name();
     json!({"rules": [{
         "apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": [name], "verbs": ["watch"],
     }]})
 }
 
 pub fn role_binding(owner: &Owner<'_>) -> Value {
-    let name = child_name(owner.name);
+    let name = owner.child_name();
     json!({
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
         "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": owner.namespace}],
@@ -81,8 +81,7 @@ pub fn disruption_budget(owner: &Owner<'_>) -> Value {
 }
 
 pub fn deployment(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
-    json!({"spec": {
-        "replicas": deployment.replicas,
+    let mut workload = json!({"spec": {
         "revisionHistoryLimit": 2,
         "selector": {"matchLabels": selector(owner)},
         // Clients of a pod move only when there is another one to move to.
@@ -91,6 +90,30 @@ pub fn deployment(owner: &Owner<'_>, deployment: &Deployment, settings: &Setting
             "metadata": pod_metadata(owner, &deployment.pod_template),
             "spec": pod_spec(owner, deployment, settings),
         },
+    }});
+    // With an autoscaler it is the one who decides.
+    if deployment.autoscaling.is_none() {
+        workload["spec"]["replicas"] = json!(deployment.replicas);
+    }
+    workload
+}
+
+/// Metric of open streams, as pods tell it.
+const CONNECTIONS: &str = "sluice_connections";
+
+pub fn autoscaler(owner: &Owner<'_>, autoscaling: &Autoscaling) -> Value {
+    let cpu = autoscaling.cpu().map(|percent| {
+        let target = json!({"type": "Utilization", "averageUtilization": percent});
+        json!({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+    });
+    let connections = autoscaling.connections_per_pod.map(|connections| {
+        let target = json!({"type": "AverageValue", "averageValue": connections.to_string()});
+        json!({"type": "Pods", "pods": {"metric": {"name": CONNECTIONS}, "target": target}})
+    });
+    json!({"spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": owner.child_name()},
+        "minReplicas": autoscaling.min_replicas, "maxReplicas": autoscaling.max_replicas,
+        "metrics": cpu.into_iter().chain(connections).collect::<Vec<_>>(),
     }})
 }
 
@@ -106,7 +129,7 @@ fn pod_metadata(owner: &Owner<'_>, template: &PodTemplate) -> Value {
 }
 
 fn pod_spec(owner: &Owner<'_>, deployment: &Deployment, settings: &Settings) -> Value {
-    let name = child_name(owner.name);
+    let name = owner.child_name();
     let template = &deployment.pod_template;
     let mut spec = json!({
         "serviceAccountName": name,
@@ -195,7 +218,7 @@ pub fn container_security() -> Value {
 }
 
 fn arguments(owner: &Owner<'_>, deployment: &Deployment) -> Value {
-    let watch = format!("{}/{}", owner.namespace, child_name(owner.name));
+    let watch = format!("{}/{}", owner.namespace, owner.child_name());
     let mut arguments = vec![
         "serve".to_owned(),
         "--config=/etc/sluice/config".to_owned(),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use sluice_config::config::Config;
 
 use super::*;
-use crate::observe::{RefusedApi, Served, ServerView};
+use crate::observe::{Place, RefusedApi, Served, ServerView};
 use crate::{Objects, render};
 
 /// The entry of an API with one channel, and what its pods would say of it.
@@ -38,8 +38,16 @@ fn server(up: bool) -> ServerView {
 }
 
 fn pod(name: &str, ready: bool, report: Result<Report, String>) -> PodView {
-    PodView { name: name.into(), ready, is_sidecar: false, was_asked: true, report }
+    PodView {
+        name: name.into(),
+        ready,
+        placement: Place::Deployment,
+        was_asked: true,
+        report: report.map(Arc::new),
+    }
 }
+
+const OWNER: Owner<'static> = Owner::api("a", "shop", None);
 
 /// Status and reason of each condition.
 fn verdicts(
@@ -48,8 +56,17 @@ fn verdicts(
     failed: Option<&ApplyError>,
     pods: &[PodView],
 ) -> BTreeMap<&'static str, (ConditionStatus, &'static str)> {
-    let findings =
-        ApiFindings { key: "a/shop", problems, entry, failed, pods, paused: false, sidecars: None };
+    let findings = ApiFindings {
+        key: "a/shop",
+        problems,
+        entry,
+        owner: OWNER,
+        failed,
+        gateway_fault: None,
+        pods,
+        paused: false,
+        sidecars: None,
+    };
     let verdicts = api_verdicts(&findings);
     assert!(verdicts.iter().all(|verdict| !verdict.message.is_empty()));
     verdicts.into_iter().map(|verdict| (verdict.kind, (verdict.status, verdict.reason))).collect()
@@ -124,7 +141,9 @@ fn a_closed_channel_is_told_with_the_policy_to_look_at() {
         key: "a/shop",
         problems: &[],
         entry,
+        owner: OWNER,
         failed: None,
+        gateway_fault: None,
         pods: &[],
         paused: false,
         sidecars: None,
@@ -208,7 +227,8 @@ fn a_long_message_is_cut_between_characters() {
 #[test]
 fn urls_are_those_of_the_service() {
     let entry = entry();
-    let status = api_status(Vec::new(), Some(&entry));
+    let url = service_url(&OWNER, entry.api.spec.placement.deployment().expect("its own"));
+    let status = api_status(Vec::new(), Some(&entry), url.as_deref());
     assert_eq!(status["urls"], json!(["http://shop-sluice.a.svc/shop/orders"]));
     assert_eq!(status["revision"], json!(entry.revision));
 }
@@ -221,8 +241,17 @@ fn pods_without_their_sidecar_are_named_with_what_helps() {
     let pods = [pod("till-1", true, Ok(serving(&entry)))];
     let told = |sidecars: &Sidecars, pods: &[PodView]| {
         let (entry, sidecars) = (Some(&entry), Some(sidecars));
-        let findings =
-            ApiFindings { key: "a/shop", problems: &[], entry, failed: None, pods, paused: false, sidecars };
+        let findings = ApiFindings {
+            key: "a/shop",
+            problems: &[],
+            entry,
+            owner: OWNER,
+            failed: None,
+            gateway_fault: None,
+            pods,
+            paused: false,
+            sidecars,
+        };
         let programmed = api_verdicts(&findings).remove(2);
         (programmed.status, programmed.reason, programmed.message)
     };
@@ -245,5 +274,4 @@ fn pods_without_their_sidecar_are_named_with_what_helps() {
         "{}",
         none.2
     );
-    assert_eq!(api_status(Vec::new(), Some(&entry))["urls"], json!(["http://127.0.0.1:15080/shop/orders"]));
 }

@@ -1,6 +1,6 @@
 //! What a change has looked at again: pure bookkeeping between watches and controllers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::Stream;
@@ -14,8 +14,8 @@ use serde_json::Value;
 use sluice_config::policy::TargetRef;
 use tokio::sync::Notify;
 
-use super::{Name, name_of, within};
-use crate::children::API_LABEL;
+use super::{AllDirty, Name, api_resource, gateway_of, name_of, within};
+use crate::children::{API_LABEL, GATEWAY_LABEL};
 
 /// What has to be looked at again, without order and without repetition; so it is bounded by what
 /// there is. Nothing as long as nobody looks: a replica that stands by does not collect names.
@@ -54,35 +54,84 @@ impl Dirty {
 
 /// What a change touches: of a namespace with hundreds of objects only what it matters to.
 pub struct Touched {
-    apis: Dirty,
-    policies: Dirty,
+    dirty: AllDirty,
     all_apis: Store<DynamicObject>,
+    all_gateways: Store<DynamicObject>,
     all_policies: Store<DynamicObject>,
+    /// What each API on a gateway was when it was last seen, for it may have left.
+    placed: Mutex<HashMap<Name, Placed>>,
     /// What each policy targeted when it was last seen, for it may have let go of it.
     targeted: Mutex<BTreeMap<Name, Targets>>,
     pods: Arc<Notify>,
 }
 
 impl Touched {
-    /// What is touched is added to `apis` and `policies`, and `pods` is notified.
+    /// What is touched is added to `dirty`, and `pods` is notified.
     pub fn new(
-        (apis, all_apis): (&Dirty, Store<DynamicObject>),
-        (policies, all_policies): (&Dirty, Store<DynamicObject>),
+        dirty: &AllDirty,
+        all_apis: Store<DynamicObject>,
+        all_gateways: Store<DynamicObject>,
+        all_policies: Store<DynamicObject>,
         pods: Arc<Notify>,
     ) -> Self {
-        let (apis, policies) = (apis.clone(), policies.clone());
-        Self { apis, policies, all_apis, all_policies, targeted: Mutex::default(), pods }
+        Self {
+            dirty: dirty.clone(),
+            all_apis,
+            all_gateways,
+            all_policies,
+            placed: Mutex::default(),
+            targeted: Mutex::default(),
+            pods,
+        }
     }
 
-    /// By a StreamAPI: itself, and the policies that target it.
+    /// By a StreamAPI: itself, the policies that target it, and its gateway, unless only its status changed.
     pub fn api(&self, api: &DynamicObject) {
         let (namespace, name) = name_of(api);
+        self.gateways_of(&(namespace.clone(), name.clone()), api);
         for policy in within(&self.all_policies, &namespace) {
             if Targets::of(&policy).includes(&name) {
-                self.policies.add(name_of(&policy));
+                self.dirty.policies.add(name_of(&policy));
             }
         }
-        self.apis.add((namespace, name));
+        self.dirty.apis.add((namespace, name));
+    }
+
+    /// The gateways that the API is or was placed on.
+    fn gateways_of(&self, name: &Name, api: &DynamicObject) {
+        let reference = ObjectRef::new_with(&name.1, api_resource()).within(&name.0);
+        let is_there = self.all_apis.get(&reference).is_some();
+        let now = gateway_of(api).filter(|_| is_there).map(|gateway| Placed {
+            gateway,
+            uid: api.uid(),
+            generation: api.metadata.generation,
+            is_ending: api.metadata.deletion_timestamp.is_some(),
+        });
+        let mut placed = self.placed.lock();
+        let before = match &now {
+            Some(now) => placed.insert(name.clone(), now.clone()),
+            None => placed.remove(name),
+        };
+        if before != now {
+            before.into_iter().chain(now).for_each(|placed| self.dirty.gateways.add(placed.gateway));
+        }
+    }
+
+    /// By a StreamGateway: itself, and the APIs that are placed on it.
+    pub fn gateway(&self, gateway: &DynamicObject) {
+        let name = name_of(gateway);
+        for api in self.all_apis.state_filter(|api| gateway_of(api).as_ref() == Some(&name)) {
+            self.dirty.apis.add(name_of(&api));
+        }
+        self.dirty.gateways.add(name);
+    }
+
+    /// An API that is served otherwise than before, for another reason than itself.
+    fn around(&self, api: &DynamicObject) {
+        self.dirty.apis.add(name_of(api));
+        if let Some(gateway) = gateway_of(api) {
+            self.dirty.gateways.add(gateway);
+        }
     }
 
     /// By a StreamPolicy: itself, and what it targets or did.
@@ -93,17 +142,17 @@ impl Touched {
         for targets in before.into_iter().chain([now]) {
             self.targets(&name.0, &targets);
         }
-        self.policies.add(name);
+        self.dirty.policies.add(name);
     }
 
     /// The APIs of `targets`, and the policies that share one of them.
     fn targets(&self, namespace: &str, targets: &Targets) {
         for api in within(&self.all_apis, namespace).iter().filter(|api| targets.includes(&api.name_any())) {
-            self.apis.add(name_of(api));
+            self.around(api);
         }
         for policy in within(&self.all_policies, namespace) {
             if Targets::of(&policy).meets(targets) {
-                self.policies.add(name_of(&policy));
+                self.dirty.policies.add(name_of(&policy));
             }
         }
     }
@@ -113,20 +162,32 @@ impl Touched {
         let namespace = secret.namespace().unwrap_or_default();
         let name = secret.name_any();
         for api in within(&self.all_apis, &namespace).iter().filter(|api| names_secret(&api.data, &name)) {
-            self.apis.add(name_of(api));
+            self.around(api);
+        }
+        for gateway in within(&self.all_gateways, &namespace) {
+            if names_secret(&gateway.data, &name) {
+                self.dirty.gateways.add(name_of(&gateway));
+            }
         }
         for policy in within(&self.all_policies, &namespace) {
             if names_secret(&policy.data, &name) {
                 self.targets(&namespace, &Targets::of(&policy));
-                self.policies.add(name_of(&policy));
+                self.dirty.policies.add(name_of(&policy));
             }
         }
     }
 
-    /// By a child: its StreamAPI.
+    /// By a child: its StreamAPI, with the gateway that has its cursor key, or its StreamGateway.
     pub fn child(&self, child: &DynamicObject) {
+        let namespace = child.namespace().unwrap_or_default();
         if let Some(api) = child.labels().get(API_LABEL) {
-            self.apis.add((child.namespace().unwrap_or_default(), api.clone()));
+            let reference = ObjectRef::new_with(api, api_resource()).within(&namespace);
+            if let Some(gateway) = self.all_apis.get(&reference).and_then(|api| gateway_of(&api)) {
+                self.dirty.gateways.add(gateway);
+            }
+            self.dirty.apis.add((namespace, api.clone()));
+        } else if let Some(gateway) = child.labels().get(GATEWAY_LABEL) {
+            self.dirty.gateways.add((namespace, gateway.clone()));
         }
     }
 
@@ -137,24 +198,37 @@ impl Touched {
 
     /// From now on this process looks at what is touched, and at everything first.
     pub fn begin(&self) {
-        self.apis.begin();
-        self.policies.begin();
+        self.dirty.apis.begin();
+        self.dirty.gateways.begin();
+        self.dirty.policies.begin();
         self.everything();
     }
 
     /// After a list, for what went meanwhile is not told.
     pub fn everything(&self) {
         for api in self.all_apis.state() {
-            self.apis.add(name_of(&api));
+            self.dirty.apis.add(name_of(&api));
+        }
+        for gateway in self.all_gateways.state() {
+            self.dirty.gateways.add(name_of(&gateway));
         }
         let policies = self.all_policies.state();
         *self.targeted.lock() =
             policies.iter().map(|policy| (name_of(policy), Targets::of(policy))).collect();
         for policy in policies {
-            self.policies.add(name_of(&policy));
+            self.dirty.policies.add(name_of(&policy));
         }
         self.pods.notify_one();
     }
+}
+
+/// An API as its gateway saw it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placed {
+    gateway: Name,
+    uid: Option<String>,
+    generation: Option<i64>,
+    is_ending: bool,
 }
 
 /// Which APIs of its namespace a policy matters to.
@@ -178,6 +252,14 @@ impl Targets {
         }
     }
 
+    /// Whether it matters to one of `apis`.
+    pub fn includes_any(&self, apis: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Named(names) => !names.is_disjoint(apis),
+            Self::Any => true,
+        }
+    }
+
     /// Whether it matters to `api`.
     pub fn includes(&self, api: &str) -> bool {
         match self {
@@ -197,12 +279,24 @@ impl Targets {
 
 /// Whether a `secretRef` somewhere in `value` has that name.
 pub fn names_secret(value: &Value, name: &str) -> bool {
+    let mut found = false;
+    each_secret(value, &mut |named| found |= named == name);
+    found
+}
+
+/// The names of every `secretRef` in `value`.
+pub fn each_secret<'a>(value: &'a Value, tell: &mut impl FnMut(&'a str)) {
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(key, value)| (key == "secretRef" && value["name"] == name) || names_secret(value, name)),
-        Value::Array(items) => items.iter().any(|item| names_secret(item, name)),
-        _ => false,
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if let Some(name) = value["name"].as_str().filter(|_| key == "secretRef") {
+                    tell(name);
+                }
+                each_secret(value, tell);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| each_secret(item, tell)),
+        _ => {}
     }
 }
 

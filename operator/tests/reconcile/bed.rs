@@ -13,7 +13,7 @@ use kube::core::ApiResource;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sluice_operator::children::{ChildKind, resource};
-use sluice_operator::world::{api_resource, policy_resource};
+use sluice_operator::world::{api_resource, gateway_resource, policy_resource};
 use sluice_tests::cluster::{ControlPlane, Request};
 use sluice_tests::documents::{self, Channel};
 use sluice_tests::{eventually, seed, within};
@@ -26,6 +26,19 @@ pub const COLLECTED: Duration = Duration::from_secs(60);
 pub const RELEASE: &str = "sluice";
 /// See [`RELEASE`].
 pub const ACCOUNT: &str = "sluice-operator";
+
+/// Kinds of the children of an API with two replicas.
+pub const CHILDREN: [ChildKind; 9] = [
+    ChildKind::Secret,
+    ChildKind::ConfigMap,
+    ChildKind::ServiceAccount,
+    ChildKind::Role,
+    ChildKind::RoleBinding,
+    ChildKind::Service,
+    ChildKind::NetworkPolicy,
+    ChildKind::PodDisruptionBudget,
+    ChildKind::Deployment,
+];
 
 /// A namespace with the operator's rights, and everything rights to do anything there.
 pub struct Bed {
@@ -46,6 +59,14 @@ impl Bed {
 
     /// As [`Self::new`] on a control plane, with values for the chart.
     pub async fn on(plane: &'static ControlPlane, prefix: &str, values: &[&str]) -> Self {
+        let bed = Self::bare(plane, prefix).await;
+        let manifests = bed.chart(&["rbac", "serviceaccount"], values);
+        plane.run("kubectl", &["apply", "--server-side", "-f", "-"], &manifests);
+        bed
+    }
+
+    /// A namespace in which no operator is at home.
+    pub async fn bare(plane: &'static ControlPlane, prefix: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::try_from(Self::config(plane).await).expect("a client can be made");
         let bed = Self { plane, client, namespace: seed::unique(prefix) };
@@ -54,8 +75,6 @@ impl Bed {
         let namespaces: Api<Namespace> = Api::all(bed.client.clone());
         namespaces.create(&PostParams::default(), &body).await.expect("a namespace can be made");
         install(plane);
-        let manifests = bed.chart(&["rbac", "serviceaccount"], values);
-        plane.run("kubectl", &["apply", "--server-side", "-f", "-"], &manifests);
         bed
     }
 
@@ -152,6 +171,11 @@ impl Bed {
         self.told_of(&policy_resource(), policy, condition, status, reason).await
     }
 
+    /// As [`Self::told`], of a StreamGateway.
+    pub async fn gateway_told(&self, gateway: &str, condition: &str, status: &str, reason: &str) -> String {
+        self.told_of(&gateway_resource(), gateway, condition, status, reason).await
+    }
+
     async fn told_of(&self, kind: &ApiResource, name: &str, of: &str, status: &str, reason: &str) -> String {
         let what = format!("{} {name}: {of}={status} {reason}", kind.kind);
         let last = std::cell::RefCell::new(Value::Null);
@@ -237,10 +261,13 @@ fn install(plane: &ControlPlane) {
         let crds = chart(plane, "default", &["crds"], &[]);
         plane.run("kubectl", &["apply", "--server-side", "-f", "-"], &crds);
         let established = "--for=condition=Established";
-        let kinds = ["crd/streamapis.sluice.dev", "crd/streampolicies.sluice.dev"];
-        plane.run("kubectl", &["wait", established, kinds[0], kinds[1]], "");
+        let [apis, gateways, policies] =
+            ["streamapis", "streamgateways", "streampolicies"].map(|kind| format!("crd/{kind}.sluice.dev"));
+        plane.run("kubectl", &["wait", established, &apis, &gateways, &policies], "");
         // What is served is found out a moment after that.
-        let found = || plane.tool("kubectl", &["get", "streamapis,streampolicies"], "").status.success();
+        let found = || {
+            plane.tool("kubectl", &["get", "streamapis,streamgateways,streampolicies"], "").status.success()
+        };
         assert!((0..100).any(|_| found()), "the kinds are not served");
         // The garbage collector looks for new kinds of owners when it starts, later every 30 seconds.
         plane.component("kill", "kube-controller-manager");
@@ -259,6 +286,7 @@ pub fn kind_of(document: &Value) -> ApiResource {
     let kind = document["kind"].as_str().expect("a kind");
     match kind {
         "StreamAPI" => api_resource(),
+        "StreamGateway" => gateway_resource(),
         "StreamPolicy" => policy_resource(),
         "Pod" => resource("", "v1", "Pod", "pods"),
         "Event" => resource("events.k8s.io", "v1", "Event", "events"),

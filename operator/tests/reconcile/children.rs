@@ -11,7 +11,7 @@ use sluice_tests::client::websocket::WebSocket;
 use sluice_tests::documents::Channel;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, kind_of, shop};
+use crate::bed::{Bed, CHILDREN, kind_of, shop};
 use crate::pod::Pod;
 
 /// Kind and name of everything in the namespace that the operator labelled.
@@ -32,7 +32,7 @@ pub async fn managed(bed: &Bed) -> BTreeSet<(&'static str, String)> {
 
 /// What `managed` finds of an API, with or without a PodDisruptionBudget.
 pub fn children_of(api: &str, budget: bool) -> BTreeSet<(&'static str, String)> {
-    let kinds = ChildKind::ALL.into_iter().filter(|kind| budget || *kind != ChildKind::PodDisruptionBudget);
+    let kinds = CHILDREN.into_iter().filter(|kind| budget || *kind != ChildKind::PodDisruptionBudget);
     let mut all: BTreeSet<_> = kinds.map(|kind| (kind.names().2, format!("{api}-sluice"))).collect();
     all.insert(("Secret", format!("{api}-sluice-cursor")));
     all

@@ -24,6 +24,9 @@ fn foreign(kind: ChildKind, name: &str) -> Value {
         ChildKind::Service => json!({"spec": {"ports": [{"port": 1}]}}),
         ChildKind::NetworkPolicy => json!({"spec": {"podSelector": {}}}),
         ChildKind::PodDisruptionBudget => json!({"spec": {"selector": {"matchLabels": labels}}}),
+        ChildKind::HorizontalPodAutoscaler => json!({"spec": {
+            "maxReplicas": 1, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "mine"},
+        }}),
         ChildKind::Deployment => json!({"spec": {
             "replicas": 0, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
@@ -47,10 +50,8 @@ async fn a_foreign_object_of_a_childs_name_is_told_and_never_written() {
     let bed = Bed::new("foreign").await;
     let mut operator = bed.operator().await;
     // It was deleted between being met and being looked at.
-    operator.expect_log(&[
-        "exists and does not belong to this StreamAPI",
-        "\\\"api9-sluice-cursor\\\" not found",
-    ]);
+    operator
+        .expect_log(&["exists and was not made for this object", "\\\"api10-sluice-cursor\\\" not found"]);
     let mark = bed.plane.mark();
     for (n, kind, suffix) in cases() {
         let name = format!("api{n}-{suffix}");
@@ -62,7 +63,8 @@ async fn a_foreign_object_of_a_childs_name_is_told_and_never_written() {
         let before = bed.apply(&object).await["metadata"]["resourceVersion"].clone();
         let mut api = shop();
         api["metadata"]["name"] = json!(format!("api{n}"));
-        api["spec"]["placement"] = json!({"deployment": {"replicas": 2}});
+        api["spec"]["placement"] =
+            json!({"deployment": {"autoscaling": {"minReplicas": 2, "maxReplicas": 3}}});
         bed.apply(&api).await;
         let message = bed.told(&format!("api{n}"), "Accepted", "False", "NameTaken").await;
         for part in [kind.names().2, &name, "delete or rename it"] {
@@ -70,7 +72,10 @@ async fn a_foreign_object_of_a_childs_name_is_told_and_never_written() {
         }
         let now = bed.get(&kind.resource(), &name).await["metadata"]["resourceVersion"].clone();
         // Its own controller counts a budget's and a Deployment's pods.
-        if !matches!(kind, ChildKind::PodDisruptionBudget | ChildKind::Deployment) {
+        if !matches!(
+            kind,
+            ChildKind::PodDisruptionBudget | ChildKind::Deployment | ChildKind::HorizontalPodAutoscaler
+        ) {
             assert_eq!(now, before, "{kind:?} {name} was written");
         }
         let writes =
@@ -91,7 +96,7 @@ async fn a_foreign_object_of_a_childs_name_is_told_and_never_written() {
 async fn a_child_that_is_disowned_is_left_alone() {
     let bed = Bed::new("disowned").await;
     let mut operator = bed.operator().await;
-    operator.expect_log(&["exists and does not belong to this StreamAPI"]);
+    operator.expect_log(&["exists and was not made for this object"]);
     bed.apply(&shop()).await;
     bed.told("shop", "Programmed", "False", "NoPods").await;
     let services = ChildKind::Service.resource();

@@ -8,7 +8,7 @@ use sluice_operator::world::api_resource;
 use sluice_tests::cluster::Request;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{ACCOUNT, Bed, shop};
+use crate::bed::{ACCOUNT, Bed, CHILDREN, shop};
 use crate::operator::Operator;
 
 /// A second replica whose account has the same rights, so that the audit log tells the two apart.
@@ -40,7 +40,7 @@ async fn edit(bed: &Bed, round: usize) {
         map["data"]["config-v1.json"].as_str()?.contains(&format!("round {round}")).then_some(())
     })
     .await;
-    let kinds = ChildKind::ALL.into_iter().filter(|kind| *kind != ChildKind::PodDisruptionBudget);
+    let kinds = CHILDREN.into_iter().filter(|kind| *kind != ChildKind::PodDisruptionBudget);
     bed.whole("shop", &kinds.collect::<Vec<_>>()).await;
 }
 

@@ -11,6 +11,7 @@ mod crash;
 mod faults;
 mod foreign;
 mod gate;
+mod gateway;
 mod leadership;
 mod operator;
 mod pod;

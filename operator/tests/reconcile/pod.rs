@@ -22,6 +22,8 @@ pub struct Pod {
     /// Name of the object.
     pub name: String,
     api: String,
+    /// What its ConfigMap, its Secret and its account are called.
+    child: String,
     address: String,
     ports: Ports,
     home: PathBuf,
@@ -42,33 +44,42 @@ const SIDECAR: Ports = Ports { clients: 15080, admin: 15081 };
 impl Pod {
     /// Runs the pod that the Deployment of `api` asks for, and waits until it is ready.
     pub async fn run(bed: &Bed, api: &str) -> Self {
+        Self::of_deployment(bed, ("sluice.dev/api", api), format!("{api}-sluice")).await
+    }
+
+    /// Runs the pod that the Deployment of `gateway` asks for, and waits until it is ready.
+    pub async fn gateway(bed: &Bed, gateway: &str) -> Self {
+        Self::of_deployment(bed, ("sluice.dev/gateway", gateway), format!("{gateway}-sluice-gateway")).await
+    }
+
+    async fn of_deployment(bed: &Bed, (label, value): (&str, &str), child: String) -> Self {
         let name = eventually("the Deployment has a pod that nobody runs", || async {
             let pods = bed.list(&kind_of(&json!({"kind": "Pod"}))).await;
             let ours = pods.into_iter().find(|pod| {
-                pod["metadata"]["labels"]["sluice.dev/api"] == api
+                pod["metadata"]["labels"][label] == value
                     && pod["metadata"]["deletionTimestamp"].is_null()
                     && pod["status"]["podIP"].is_null()
             });
             ours.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned())
         })
         .await;
-        let mut pod = Self::new(name, api, OWN);
-        bed.kubeconfig(&format!("{api}-sluice"), None, &pod.home.join("kubeconfig")).await;
+        let mut pod = Self::new(name, value, child, OWN);
+        bed.kubeconfig(&pod.child, None, &pod.home.join("kubeconfig")).await;
         pod.start(bed).await;
         pod
     }
 
     /// Runs the sidecar of `api` in the pod `name`, and waits until it is ready.
     pub async fn sidecar(bed: &Bed, name: &str, api: &str) -> Self {
-        let mut pod = Self::new(name.to_owned(), api, SIDECAR);
+        let mut pod = Self::new(name.to_owned(), api, format!("{api}-sluice"), SIDECAR);
         pod.start(bed).await;
         pod
     }
 
-    fn new(name: String, api: &str, ports: Ports) -> Self {
+    fn new(name: String, api: &str, child: String, ports: Ports) -> Self {
         let home = process::directory("pod");
         let address = address(ports);
-        Self { name, api: api.into(), address, ports, home, process: None, expected: Vec::new() }
+        Self { name, api: api.into(), child, address, ports, home, process: None, expected: Vec::new() }
     }
 
     async fn start(&mut self, bed: &Bed) {
@@ -84,7 +95,7 @@ impl Pod {
         for (kind, directory) in [(ChildKind::ConfigMap, "config"), (ChildKind::Secret, "material")] {
             let directory = self.home.join(directory);
             std::fs::create_dir_all(&directory).expect("a directory can be made");
-            let object = bed.child(kind, &self.api).await.expect("it is written before the Deployment");
+            let object = bed.get(&kind.resource(), &self.child).await;
             for (key, value) in object["data"].as_object().into_iter().flatten() {
                 let text = value.as_str().expect("text");
                 let bytes = match kind {
@@ -109,7 +120,7 @@ impl Pod {
         if self.ports.admin == OWN.admin {
             std::fs::create_dir_all(self.home.join("state")).expect("a directory can be made");
             command.arg("--state").arg(self.home.join("state"));
-            command.args(["--watch", &format!("{}/{}-sluice", bed.namespace, self.api)]);
+            command.args(["--watch", &format!("{}/{}", bed.namespace, self.child)]);
             command.env("KUBECONFIG", self.home.join("kubeconfig"));
         }
         command.args(["--listen", &format!("{}:{}", self.address, self.ports.clients)]);

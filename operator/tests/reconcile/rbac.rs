@@ -9,6 +9,7 @@ use sluice_tests::{ControlPlane, eventually};
 
 use crate::admission::Desk;
 use crate::bed::{ACCOUNT, Bed, policy, secret, shop};
+use crate::gateway;
 use crate::operator::Operator;
 use crate::pod::Pod;
 use crate::sidecar;
@@ -44,6 +45,17 @@ fn granted(plane: &ControlPlane, bed: &Bed, cluster: bool) -> BTreeSet<Right> {
 async fn live(bed: &Bed, operator: &mut Operator, cluster: bool) {
     bed.apply(&secret("keys", &[])).await;
     let mut api = shop();
+    bed.apply(&gateway::gateway(json!({}))).await;
+    bed.gateway_told("edge", "Programmed", "False", "NoPods").await;
+    for most in [3, 4] {
+        api["spec"]["placement"] = json!({"deployment": {"autoscaling": {"maxReplicas": most}}});
+        bed.apply(&api).await;
+        eventually("the autoscaler is made and changed", || async {
+            let autoscaler = bed.child(ChildKind::HorizontalPodAutoscaler, "shop").await?;
+            (autoscaler["spec"]["maxReplicas"] == most).then_some(())
+        })
+        .await;
+    }
     for replicas in [2, 1] {
         api["spec"]["placement"] = json!({"deployment": {"replicas": replicas}});
         bed.apply(&api).await;
@@ -186,6 +198,7 @@ async fn a_token_of_the_operator_is_not_good_for_more() {
         "create streamapis.sluice.dev",
         "patch streamapis.sluice.dev",
         "delete streamapis.sluice.dev",
+        "patch streamgateways.sluice.dev",
         "patch streampolicies.sluice.dev",
         "get nodes",
         "get namespaces",

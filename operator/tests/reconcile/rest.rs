@@ -8,7 +8,7 @@ use sluice_operator::world::{api_resource, policy_resource};
 use sluice_tests::cluster::Request;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, kind_of, policy, secret, shop};
+use crate::bed::{Bed, CHILDREN, kind_of, policy, secret, shop};
 use crate::operator::Operator;
 use crate::pod::Pod;
 
@@ -38,7 +38,7 @@ async fn looked_again(bed: &Bed, operator: &Operator, round: usize) {
 async fn settled(bed: &Bed, operator: &Operator) {
     bed.apply(&two_replicas()).await;
     bed.told("shop", "Programmed", "False", "NoPods").await;
-    bed.whole("shop", &ChildKind::ALL).await;
+    bed.whole("shop", &CHILDREN).await;
     looked_again(bed, operator, 0).await;
 }
 
@@ -61,7 +61,7 @@ async fn at_rest_nothing_is_written_over_ten_resyncs_and_a_restart() {
     .await;
     bed.told("shop", "Secured", "True", "Secured").await;
     bed.policy_told("keys", "Accepted", "True", "Accepted").await;
-    bed.whole("shop", &ChildKind::ALL).await;
+    bed.whole("shop", &CHILDREN).await;
     // The Deployment's own controller is done when it has counted its replicas.
     eventually("two pods are asked for", || async {
         (bed.child(ChildKind::Deployment, "shop").await?["status"]["unavailableReplicas"] == 2).then_some(())
@@ -72,7 +72,7 @@ async fn at_rest_nothing_is_written_over_ten_resyncs_and_a_restart() {
     for round in 1..=10 {
         let touch = json!({"metadata": {"annotations": {"touched": round.to_string()}}});
         bed.patch(&policy_resource(), "keys", &touch).await;
-        for kind in ChildKind::ALL {
+        for kind in CHILDREN {
             bed.patch(&kind.resource(), "shop-sluice", &touch).await;
         }
         looked_again(&bed, &operator, round).await;
@@ -112,6 +112,7 @@ fn edit(kind: ChildKind, live: &Value) -> Value {
         ChildKind::Service => json!({"spec": {"selector": {"app.kubernetes.io/instance": "other"}}}),
         ChildKind::NetworkPolicy => json!({"spec": {"ingress": [{}]}}),
         ChildKind::PodDisruptionBudget => json!({"spec": {"maxUnavailable": 2}}),
+        ChildKind::HorizontalPodAutoscaler => json!({"spec": {"maxReplicas": 9}}),
         ChildKind::Deployment => {
             json!({"spec": {"replicas": 5, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}})
         }
@@ -138,7 +139,7 @@ async fn what_is_edited_or_deleted_by_hand_is_back_by_one_patch() {
     let operator = bed.operator().await;
     settled(&bed, &operator).await;
     let mut round = 0;
-    for kind in ChildKind::ALL {
+    for kind in CHILDREN {
         let before = content(bed.child(kind, "shop").await.expect("it is whole"));
         for action in ["edit", "delete"] {
             let mark = bed.plane.mark();

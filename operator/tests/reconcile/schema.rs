@@ -1,9 +1,10 @@
 //! The definitions as an API server takes them: bounds, defaults, and what kubectl makes of them.
 
 use serde_json::{Map, Value, json};
-use sluice_operator::world::{api_resource, policy_resource};
+use sluice_operator::world::{api_resource, gateway_resource, policy_resource};
 
 use crate::bed::{Bed, policy, shop};
+use crate::gateway::gateway;
 
 /// `length` times `x`.
 fn text(length: usize) -> Value {
@@ -148,13 +149,16 @@ async fn kubectl_explains_the_fields_as_the_reference_does() {
     let bed = Bed::new("explain").await;
     let page = sluice_tests::parts::source().join("../docs/REFERENCE.md");
     let page = std::fs::read_to_string(page).expect("the reference is there");
-    let (apis, policies) = page.split_once("## StreamPolicy").expect("two parts");
+    let (apis, others) = page.split_once("## StreamGateway").expect("three parts");
+    let (gateways, policies) = others.split_once("## StreamPolicy").expect("three parts");
     let cases = [
         (apis, "streamapi", "spec"),
         (apis, "streamapi", "spec.channels"),
         (apis, "sapi", "spec.channels.subscribe"),
         (apis, "streamapi", "spec.servers.kafka"),
         (apis, "streamapi", "spec.placement.deployment"),
+        (gateways, "sgw", "spec"),
+        (gateways, "streamgateway", "spec.autoscaling"),
         (policies, "spol", "spec"),
         (policies, "streampolicy", "spec.limits"),
     ];
@@ -186,6 +190,8 @@ async fn kubectl_lists_by_short_name_and_category_what_matters() {
     bed.apply(&policy("limits", &["shop"], json!({"limits": {"connections": 1}}))).await;
     bed.told("shop", "Programmed", "False", "NoPods").await;
     bed.policy_told("limits", "Accepted", "True", "Accepted").await;
+    bed.apply(&gateway(json!({}))).await;
+    bed.gateway_told("edge", "Programmed", "False", "NoPods").await;
     let get = |arguments: &[&str]| {
         let arguments = [&["get", "-n", &bed.namespace], arguments].concat();
         bed.plane.run("kubectl", &arguments, "").lines().map(words).collect::<Vec<_>>()
@@ -195,12 +201,19 @@ async fn kubectl_lists_by_short_name_and_category_what_matters() {
     assert_eq!(apis[0], "NAME ACCEPTED PROGRAMMED AVAILABLE URL AGE");
     assert!(apis[1].starts_with(&format!("shop True False False {url}")), "{apis:?}");
     assert!(get(&["sapi", "-o", "wide"])[0].contains("SECURED"));
+    let gateways = get(&["sgw"]);
+    assert_eq!(gateways[0], "NAME ACCEPTED PROGRAMMED APIS URL AGE");
+    let url = format!("http://edge-sluice-gateway.{}.svc", bed.namespace);
+    assert!(gateways[1].starts_with(&format!("edge True False 0 {url}")), "{gateways:?}");
     let policies = get(&["spol"]);
     assert_eq!(policies[0], "NAME ACCEPTED TARGET AGE");
     assert!(policies[1].starts_with("limits True shop"), "{policies:?}");
     let all = get(&["sluice", "-o", "name"]);
-    assert_eq!(all, ["streamapi.sluice.dev/shop", "streampolicy.sluice.dev/limits"]);
-    for kind in [api_resource(), policy_resource()] {
+    assert_eq!(
+        all,
+        ["streamapi.sluice.dev/shop", "streamgateway.sluice.dev/edge", "streampolicy.sluice.dev/limits"]
+    );
+    for kind in [api_resource(), gateway_resource(), policy_resource()] {
         assert_eq!(bed.list(&kind).await.len(), 1);
     }
 }

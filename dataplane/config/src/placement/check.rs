@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Listener, Placement, PodTemplate, Protocol, Quantity, Resources, Sidecar, SidecarResources, TaintEffect,
-    TolerationOperator,
+    AllowedFrom, AllowedNamespaces, Deployment, Listener, Placement, PodTemplate, Protocol, Quantity,
+    Resources, Sidecar, SidecarResources, StreamGatewaySpec, TaintEffect, TolerationOperator,
 };
 use crate::check::{Problem, clip};
 
@@ -15,13 +15,10 @@ const RESERVED: [&str; 2] = ["sluice.dev/", "app.kubernetes.io/"];
 pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
     match placement {
         Placement::Deployment(deployment) => {
-            let at = "spec.placement.deployment";
-            let Resources { requests, limits } = &deployment.resources;
-            let instead = "is not the name of a resource; write cpu or memory";
-            check_resources(at, [requests, limits], is_qualified_name, instead, problems);
-            check_listeners(at, &deployment.listeners, problems);
-            check_template(at, &deployment.pod_template, problems);
+            check_deployment("spec.placement.deployment", deployment, problems)
         }
+        // Whether it is there, and for whom, only a cluster knows.
+        Placement::Gateway(_) => {}
         Placement::Sidecar(sidecar) => {
             let at = "spec.placement.sidecar";
             let SidecarResources { requests, limits } = &sidecar.resources;
@@ -29,6 +26,43 @@ pub fn check(placement: &Placement, problems: &mut Vec<Problem>) {
             check_resources(at, [requests, limits], |name| COMMON.contains(&name), instead, problems);
             check_selector(at, sidecar, problems);
         }
+    }
+}
+
+/// Checks a StreamGateway: what its schema cannot say.
+pub fn check_gateway(spec: &StreamGatewaySpec) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    check_deployment("spec", &spec.deployment, &mut problems);
+    let AllowedNamespaces { from, names } = &spec.allowed_namespaces;
+    let message = match (from, names.is_empty()) {
+        (AllowedFrom::Names, true) => "names nobody; list namespaces, or write `from: Same`",
+        (AllowedFrom::Same | AllowedFrom::All, false) => "have no effect; write `from: Names`",
+        _ => return problems,
+    };
+    problems.push(Problem::new("spec.allowedNamespaces.names", message));
+    problems
+}
+
+fn check_deployment(at: &str, deployment: &Deployment, problems: &mut Vec<Problem>) {
+    let Resources { requests, limits } = &deployment.resources;
+    let instead = "is not the name of a resource; write cpu or memory";
+    check_resources(at, [requests, limits], is_qualified_name, instead, problems);
+    check_listeners(at, &deployment.listeners, problems);
+    check_autoscaling(at, deployment, problems);
+    check_template(at, &deployment.pod_template, problems);
+}
+
+fn check_autoscaling(at: &str, deployment: &Deployment, problems: &mut Vec<Problem>) {
+    let Some(autoscaling) = &deployment.autoscaling else { return };
+    if autoscaling.min_replicas > autoscaling.max_replicas {
+        let at = format!("{at}.autoscaling.minReplicas");
+        problems.push(Problem::new(at, "is more than `maxReplicas`; lower it or raise that"));
+    }
+    let Resources { requests, limits } = &deployment.resources;
+    if autoscaling.cpu().is_some() && !requests.contains_key("cpu") && !limits.contains_key("cpu") {
+        let message = "aims at a share of the CPU that pods request, and they request none; add `resources.requests.cpu`, or \
+                       set `connectionsPerPod`";
+        problems.push(Problem::new(format!("{at}.autoscaling"), message));
     }
 }
 
@@ -164,7 +198,7 @@ pub fn is_label_value(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::placement::{
-        AnnotationValue, Deployment, LabelValue, Quantity, Toleration, TopologySpread, WhenUnsatisfiable,
+        AnnotationValue, LabelValue, Quantity, Toleration, TopologySpread, WhenUnsatisfiable,
     };
 
     fn problems(change: impl FnOnce(&mut Deployment)) -> Vec<String> {

@@ -103,8 +103,10 @@ impl Gatherer {
             }
         }
         // A value that the config in force names stays until the config is another.
-        let named = self.config.iter().flat_map(|config| config.apis.values());
-        for digest in named.flat_map(|entry| entry.material.values()) {
+        let named = self.config.iter().flat_map(|config| {
+            config.apis.values().flat_map(|entry| entry.material.values()).chain(config.certificate.values())
+        });
+        for digest in named {
             if let Some(value) = self.values.0.get(digest) {
                 values.entry(digest.clone()).or_insert_with(|| value.clone());
             }
@@ -131,15 +133,22 @@ impl Gatherer {
         if let Some(config) = &self.config {
             loaded.config.sequence += config.sequence;
             loaded.config.apis.extend(config.apis.clone());
+            loaded.config.certificate.extend(config.certificate.clone());
         }
         loaded.material.0.extend(self.values.0.clone());
         loaded.cursor_keys.extend(self.keys.clone());
         loaded.tls = loaded.tls.take().or_else(|| self.certificate());
     }
 
-    /// The certificate of the HTTPS listener: that of the one API that such a pod serves.
+    /// The certificate of the HTTPS listener: that of the shared gateway, or of the one API that such a pod
+    /// serves.
     fn certificate(&self) -> Option<TlsMaterial> {
-        self.config.iter().flat_map(|config| config.apis.values()).find_map(|entry| {
+        let config = self.config.as_ref()?;
+        if !config.certificate.is_empty() {
+            let value = |key: &str| Some(self.values.0.get(config.certificate.get(key)?)?.to_vec());
+            return Some(TlsMaterial { certificate: value("tls.crt")?, key: value("tls.key")? });
+        }
+        config.apis.values().find_map(|entry| {
             let secret = &entry.api.spec.placement.deployment()?.certificate()?.name;
             let value = |key: &str| Some(self.values.find(entry, secret, key)?.to_vec());
             Some(TlsMaterial { certificate: value("tls.crt")?, key: value("tls.key")? })
@@ -147,7 +156,8 @@ impl Gatherer {
     }
 
     fn is_complete(&self, config: &Config) -> bool {
-        config.apis.values().all(|entry| self.values.missing(entry).is_empty())
+        let has_certificate = config.certificate.values().all(|digest| self.values.0.contains_key(digest));
+        has_certificate && config.apis.values().all(|entry| self.values.missing(entry).is_empty())
     }
 }
 

@@ -36,6 +36,7 @@ fn judged(new: &Value, old: Option<&Value>, others: &[Value]) -> Judgement {
     for document in others.iter().chain([new]) {
         match read(document.clone(), "a") {
             Ok(Object::Api(api)) => objects.apis.push(*api),
+            Ok(Object::Gateway(gateway)) => objects.gateways.push(*gateway),
             Ok(Object::Policy(policy)) => objects.policies.push(*policy),
             Ok(Object::Secret(secret)) => objects.secrets.push(*secret),
             Ok(Object::Unused(_)) => {}
@@ -110,6 +111,48 @@ fn a_change_tells_what_it_does_to_policies_and_clients() {
     let [policy, clients] = &found.warnings[..] else { panic!("{found:?}") };
     assert!(policy.starts_with("StreamPolicy limits: spec.targetRefs[0].sectionName"), "{policy}");
     assert!(clients.starts_with("channel notes: is removed"), "{clients}");
+}
+
+fn gateway(allowed: Value) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamGateway", "metadata": {"name": "edge", "namespace": "a"},
+        "spec": {"allowedNamespaces": allowed}})
+}
+
+#[test]
+fn a_gateway_is_judged_with_the_apis_that_are_on_it() {
+    let good = gateway(json!({"from": "All"}));
+    assert_eq!(judged(&good, None, &[]), Judgement::default());
+    assert_eq!(
+        paths(&judged(&gateway(json!({"from": "Names"})), None, &[])),
+        ["spec.allowedNamespaces.names"]
+    );
+    let mut shop = api("shop");
+    shop["metadata"]["namespace"] = json!("b");
+    shop["spec"]["placement"] = json!({"gateway": {"name": "edge", "namespace": "a"}});
+    let found = judged(&gateway(json!({"from": "Same"})), Some(&good), &[shop]);
+    let [lost] = &found.warnings[..] else { panic!("{found:?}") };
+    assert!(found.problems.is_empty() && lost.ends_with("get 404: b/shop"), "{lost}");
+    let mut secured = good.clone();
+    secured["spec"]["listeners"] =
+        json!([{"name": "tls", "protocol": "HTTPS", "tls": {"secretRef": {"name": "cert"}}}]);
+    let found = judged(&secured, None, &[]);
+    assert!(found.problems.is_empty() && found.warnings[0].contains("Secret `cert`"), "{found:?}");
+}
+
+#[test]
+fn of_two_apis_on_one_path_each_author_is_told() {
+    let placed = |name: &str, second: u32| {
+        let mut api = api(name);
+        api["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:0{second}Z"));
+        api["spec"]["basePath"] = json!("/shop");
+        api["spec"]["placement"] = json!({"gateway": {"name": "edge"}});
+        api
+    };
+    let found = judged(&placed("young", 2), None, &[placed("old", 1)]);
+    assert_eq!(paths(&found), ["spec.channels[0].path", "spec.channels[1].path"]);
+    assert!(found.problems[0].message.contains("older StreamAPI `a/old`"), "{found:?}");
+    let found = judged(&placed("old", 1), None, &[placed("young", 2)]);
+    assert!(found.problems.is_empty() && found.warnings[0].starts_with("StreamAPI young: "), "{found:?}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub fn unions_and_bounds() -> Vec<Case> {
             one("/spec/placement", json!({})),
             Refused(&["spec.placement", "set exactly one of `deployment`"]),
         ),
-        ("a placement of the future", one("/spec/placement", json!({"gateway": {}})), Refused(&["gateway"])),
+        ("a gateway without a name", one("/spec/placement", json!({"gateway": {}})), Refused(&["gateway"])),
         (
             "two placements at once",
             one("/spec/placement", json!({"deployment": {}, "sidecar": {}})),

@@ -16,7 +16,7 @@ fn config(sequence: u64, value: &str) -> Config {
         policies: BTreeMap::new(),
         material: [("login/password".to_owned(), digest(value))].into(),
     };
-    Config { sequence, apis: [("a/shop".to_owned(), entry.into())].into() }
+    Config { sequence, apis: [("a/shop".to_owned(), entry.into())].into(), ..Config::default() }
 }
 
 fn secret(values: &[&str]) -> Data {
