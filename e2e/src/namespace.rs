@@ -218,9 +218,15 @@ pub async fn pods(namespace: &str, label: &str) -> Vec<Pod> {
 /// Prints what helps to understand a failed test.
 fn explain(namespace: &str) {
     for arguments in [
-        &["get", "pods,sapi,spol", "-o", "wide"][..],
-        &["logs", "-l", "app.kubernetes.io/name=sluice-dataplane", "--tail=20", "--prefix"],
-        &["get", "sapi", "-o", "jsonpath={.items[*].status}"],
+        &["get", "pods,sapi,sgw,spol", "-o", "wide"][..],
+        &[
+            "logs",
+            "-l",
+            "app.kubernetes.io/name in (sluice-dataplane, sluice-gateway)",
+            "--tail=20",
+            "--prefix",
+        ],
+        &["get", "sapi,sgw", "-o", "jsonpath={.items[*].status}"],
         &["get", "events"],
     ] {
         let output = Command::new("kubectl").args(["-n", namespace]).args(arguments).output();

@@ -118,9 +118,9 @@ fn the_youngest_are_left_out_when_not_all_fit() {
     assert_eq!(problem.at, "spec.placement.gateway");
     assert!(problem.message.contains("there is no room"), "{problem}");
     assert!(some.children.iter().any(|child| child.kind == ChildKind::Deployment));
-    // One fewer, and the next has its place.
-    let fewer: Vec<_> = apis.iter().filter(|api| api["metadata"]["name"] != "api-0").cloned().collect();
-    assert_eq!(hosted(&objects(&fewer), &some.config).config.apis.len() + out, 2999 + 1);
+    // Others have the place of those that go.
+    let fewer = hosted(&objects(&apis[100..]), &some.config).config.apis.len();
+    assert!(fewer.abs_diff(count) < 20, "{fewer} are served instead of {count}");
 }
 
 #[test]
