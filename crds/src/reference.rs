@@ -129,6 +129,8 @@ fn cell(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
+    use sluice_config::kafka::ALLOWED_PROPERTIES;
+
     use crate::{crds, yaml::to_yaml};
 
     /// Fails once when `file` is stale, and rewrites it.
@@ -158,6 +160,14 @@ mod tests {
     #[test]
     fn streampolicies_yaml_is_fresh() {
         check_fresh("streampolicies.yaml", &definition(2));
+    }
+
+    /// For the chart's ValidatingAdmissionPolicy.
+    #[test]
+    fn the_list_of_kafka_settings_is_fresh() {
+        let names: Vec<_> = ALLOWED_PROPERTIES.iter().map(|(name, _)| *name).collect();
+        let list = serde_json::to_string_pretty(&names).expect("JSON");
+        check_fresh("../charts/sluice/files/kafka-settings.json", &format!("{list}\n"));
     }
 
     #[test]

@@ -104,8 +104,9 @@ async fn neighbours_come_and_go_and_nobody_else_notices() {
     }
     let broken = json!({"spec": {"servers": [{"name": "events", "memory": null, "kafka": {"brokers": ["127.0.0.1:1"]}}]}});
     team.patch("small-9", broken).await;
-    assert_eq!(code(&notes).await, 200);
-    assert_eq!(socket.message().await.payload(), Some("1".into()), "its neighbours' clients stay, too");
+    socket.send(&json!({"type": "publish", "id": "1", "data": {"still": "served"}})).await;
+    let frames = [socket.frame().await.kind, socket.frame().await.kind];
+    assert!(frames.contains(&"ack".to_owned()) && frames.contains(&"message".to_owned()), "{frames:?}");
     drop(socket);
     assert_eq!(traffic.connections(), traffic.followers.len(), "nobody was disconnected so far");
 
@@ -156,10 +157,10 @@ async fn a_bad_neighbour_breaks_nothing() {
     let quiet = resolved(&format!("http://edge-sluice-gateway.{}.svc/quiet/notes", infra.name)).await;
     let alone = p99(&quiet).await;
 
-    // A hundred publishes a second to a broker that is not there: each is answered, none waits for ever.
+    // Publishes to a broker that is not there: each is answered, none waits for ever.
     let unavailable = quiet.replace("/quiet/", "/broken/");
     let trying = tokio::spawn(async move {
-        for _ in 0..20 {
+        for _ in 0..3 {
             assert_eq!(code(&unavailable).await, 503);
         }
     });

@@ -23,9 +23,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{- end -}}
 
-{{/* What the data planes of every StreamAPI carry; the operator sets it. */}}
+{{/* What every data plane carries; the operator sets it. */}}
 {{- define "sluice.dataplanes" -}}
-app.kubernetes.io/name: sluice-dataplane
 app.kubernetes.io/managed-by: sluice-operator
 {{- end -}}
 

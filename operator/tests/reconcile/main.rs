@@ -8,6 +8,7 @@ mod admission;
 mod bed;
 mod children;
 mod crash;
+mod fallback;
 mod faults;
 mod foreign;
 mod gate;

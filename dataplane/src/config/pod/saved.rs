@@ -10,12 +10,18 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use sluice_config::config::{DELIVERED_BYTES, INFLATED_BYTES};
 use sluice_config::{Config, Material};
 
 use super::gather::Keys;
 use crate::config::{CursorKey, Loaded};
 
-const FILE: &str = "applied.json";
+const FILE: &str = "applied.json.zst";
+/// Of a gateway with thousands of APIs it is compressed within a fraction of the directory's size; more than
+/// this cannot have been delivered.
+const INFLATED: usize = INFLATED_BYTES + 2 * DELIVERED_BYTES;
+/// Speed counts more than size.
+const LEVEL: i32 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -45,7 +51,8 @@ pub fn read(directory: &Path) -> Option<(Config, Material, Keys)> {
 }
 
 fn decode(text: &[u8]) -> Option<(Config, Material, Keys)> {
-    let saved: Saved = serde_json::from_slice(text).ok()?;
+    let text = zstd::bulk::decompress(text, INFLATED).ok()?;
+    let saved: Saved = serde_json::from_slice(&text).ok()?;
     let values = saved
         .material
         .into_iter()
@@ -71,7 +78,8 @@ pub fn write(directory: &Path, loaded: &Loaded) -> std::io::Result<()> {
     };
     let aside = directory.join(format!(".{FILE}"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all(&serde_json::to_vec(&saved).map_err(std::io::Error::other)?)?;
+    let text = serde_json::to_vec(&saved).map_err(std::io::Error::other)?;
+    file.write_all(&zstd::bulk::compress(&text, LEVEL)?)?;
     std::fs::rename(aside, directory.join(FILE))
 }
 
@@ -103,8 +111,12 @@ mod tests {
     fn what_cannot_be_understood_is_as_good_as_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         for text in ["", "{", r#"{"config":{"sequence":1,"apis":{}},"material":{"d":"?"},"keys":{}}"#] {
-            std::fs::write(directory.path().join(FILE), text).expect("written");
-            assert!(read(directory.path()).is_none(), "{text}");
+            for bytes in
+                [text.as_bytes().to_vec(), zstd::bulk::compress(text.as_bytes(), LEVEL).expect("zstd")]
+            {
+                std::fs::write(directory.path().join(FILE), bytes).expect("written");
+                assert!(read(directory.path()).is_none(), "{text}");
+            }
         }
     }
 }
