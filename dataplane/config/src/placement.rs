@@ -79,16 +79,16 @@ pub struct Deployment {
     pub replicas: u32,
     /// Has the number of pods follow what they do.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub autoscaling: Option<Autoscaling>,
     /// What the data plane's container asks for and may use.
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub resources: Resources,
     /// What the pods are given besides.
     pub pod_template: PodTemplate,
     /// Where clients connect: at most one listener of each protocol. Default: `HTTP` on port 80.
-    #[schemars(
-        length(min = 1, max = 2),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
-    )]
+    // Whoever applies others replaces them all: the default, stored and nobody's, must not stay beside them.
+    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "atomic"))]
     pub listeners: Vec<Listener>,
 }
 

@@ -268,6 +268,14 @@ async fn the_certificate_of_a_gateway_is_its_own_and_is_told() {
     let at = format!("{}_edge_cert_tls.crt", bed.namespace);
     assert_eq!(decode(material["data"][&at].as_str().expect("the certificate")), certificate.as_bytes());
     let told = bed.get(&gateway_resource(), "edge").await["status"]["url"].clone();
+    // No default of before stays beside what is applied.
+    let whole = json!({"listeners": https, "autoscaling": {"maxReplicas": 3}, "resources": {"limits": {"memory": "1Gi"}}});
+    bed.apply(&gateway(json!({}))).await;
+    let stored = bed.apply(&gateway(whole)).await["spec"].clone();
+    assert_eq!(stored["listeners"], https);
+    assert_eq!(stored["resources"]["limits"], json!({"memory": "1Gi"}));
+    let stored = bed.apply(&gateway(json!({"listeners": https}))).await["spec"].clone();
+    assert_eq!(stored["autoscaling"], Value::Null);
     assert_eq!(told, json!(format!("https://edge-sluice-gateway.{}.svc", bed.namespace)));
     operator.stop().await;
 }
