@@ -68,9 +68,9 @@ cluster: build ## Leave a cluster running with Sluice installed, to try things o
 	@scripts/setup build kubernetes cluster
 	@e2e/cluster/try
 
-scale: ## The operator with 1,000 StreamAPIs on a real API server: make scale [ARGS="COUNT REST-SECONDS"]
+scale: ## The operator with 1,000 StreamAPIs on a real API server: make scale [ARGS="COUNT REST-SECONDS" or "gateway COUNT"]
 	@scripts/setup build kubernetes
-	@scripts/build sluice-operator cluster-scale
+	@scripts/build sluice sluice-operator cluster-scale
 	$(bin)/cluster-scale $(ARGS)
 
 bench: ## Speed and memory beside others, on an otherwise idle machine: make bench [SCENARIO="a c"] [ARGS="--write docs/PERFORMANCE.md"]

@@ -69,6 +69,8 @@ pub struct Context {
     pub last: Mutex<HashMap<Name, (String, Config)>>,
     /// What became of each gateway.
     pub hosts: Mutex<HashMap<Name, Arc<Host>>>,
+    /// Keys of cursors of APIs on gateways by `namespace/name`, each with the version of its Secret.
+    pub keys: Mutex<HashMap<String, (String, Vec<u8>)>>,
     /// What is to be looked at again.
     pub dirty: AllDirty,
     /// Failed attempts in a row.
@@ -439,6 +441,7 @@ impl Context {
             return;
         }
         self.last.lock().remove(name);
+        self.keys.lock().remove(&format!("{}/{}", name.0, name.1));
         self.unavailable.lock().remove(name);
         self.care.forget(name);
         self.observer.forget(name);

@@ -166,6 +166,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             last: Default::default(),
             hosts: Default::default(),
+            keys: Default::default(),
             dirty: dirty.clone(),
             failures: Default::default(),
             unavailable: Default::default(),

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::children::sidecar::{self, Guest};
 use crate::children::{API_LABEL, ChildKind, MANAGED_BY, resource};
+use crate::dereference::{identity, secrets_of};
 use crate::gateway::obstacle;
 use crate::objects::{Kind, Objects, Unread};
 use crate::read::{self, Object};
@@ -299,6 +300,12 @@ impl World {
         self.children.get(&kind)?.get(&reference).map(|child| Arc::new(unpacked(&child)))
     }
 
+    /// Which version of a child is there, without a look at what it says.
+    pub fn version_of(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<String> {
+        let reference = ObjectRef::new_with(name, kind.resource()).within(namespace);
+        self.children.get(&kind)?.get(&reference)?.resource_version()
+    }
+
     /// The APIs of `namespace` that are served in sidecars, the oldest first.
     pub fn guests(&self, namespace: &str) -> Vec<Guest> {
         let mut apis = within(&self.apis, namespace);
@@ -331,9 +338,11 @@ impl World {
 
     /// The APIs that are placed on `gateway`, whether they may be or not.
     pub fn placed_on(&self, gateway: &Name) -> Vec<Arc<DynamicObject>> {
-        self.apis.state_filter(|api| {
-            api.metadata.deletion_timestamp.is_none() && gateway_of(api).as_ref() == Some(gateway)
-        })
+        let find = |(namespace, name): Name| {
+            self.apis.get(&ObjectRef::new_with(&name, api_resource()).within(&namespace))
+        };
+        let placed = self.touched.placed_on(gateway).into_iter().filter_map(find);
+        placed.filter(|api| api.metadata.deletion_timestamp.is_none()).collect()
     }
 
     /// What matters to a gateway in `namespace` that serves `apis`: these, and the policies and Secrets that they
@@ -353,20 +362,27 @@ impl World {
             let namespace = secret.namespace().unwrap_or_default();
             namespace == own || names.contains_key(&namespace)
         });
+        let mut objects = self.understood(&apis, &policies, Vec::new());
+        understand(gateway, &mut objects);
+        if secrets.is_empty() {
+            return objects;
+        }
+        // Of what was read it is known what it names; of the rest all that looks like a name counts.
         let mut used = BTreeSet::new();
-        for user in apis.iter().chain(&policies).map(|object| &**object).chain([gateway]) {
-            let namespace = user.metadata.namespace.as_deref().unwrap_or_default();
+        for api in &objects.apis {
+            let (namespace, _) = identity(&api.metadata);
+            used.extend(secrets_of(&api.spec.0).into_iter().map(|(_, secret)| (namespace, secret.secret)));
+        }
+        let read: BTreeSet<_> = objects.apis.iter().map(|api| identity(&api.metadata)).collect();
+        let unread = apis.iter().filter(|api| !read.contains(&identity(&api.metadata)));
+        for user in unread.chain(&policies).map(|object| &**object).chain([gateway]) {
+            let (namespace, _) = identity(&user.metadata);
             each_secret(&user.data, &mut |name| {
                 used.insert((namespace, name));
             });
         }
-        let is_used = |metadata: &ObjectMeta| {
-            let part = |part: &Option<String>| part.clone().unwrap_or_default();
-            used.contains(&(part(&metadata.namespace).as_str(), part(&metadata.name).as_str()))
-        };
-        let secrets = secrets.into_iter().filter(|secret| is_used(&secret.metadata)).collect();
-        let mut objects = self.understood(&apis, &policies, secrets);
-        understand(gateway, &mut objects);
+        let secrets = secrets.iter().filter(|secret| used.contains(&identity(&secret.metadata)));
+        objects.secrets = secrets.map(|secret| (**secret).clone()).collect();
         objects
     }
 

@@ -145,7 +145,7 @@ fn loaded(parts: &[Gatherer]) -> Loaded {
 fn take(gatherer: &mut Gatherer, delivery: Delivery) -> bool {
     match delivery {
         Delivery::Config(Origin::Mount, data) if data.is_empty() => gatherer.gone(),
-        Delivery::Config(origin, data) => match gather::parse(&data) {
+        Delivery::Config(origin, data) => match gatherer.reader.parse(&data) {
             Ok(config) => gatherer.config(origin, config),
             Err(reason) => {
                 tracing::warn!(?origin, %reason, "a config was refused; the last good one keeps serving");

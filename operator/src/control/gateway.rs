@@ -163,10 +163,21 @@ impl Context {
     /// The key of an API's cursors, if there is one: whoever reconciles the API makes it.
     fn kept_cursor_key(&self, api: &DynamicObject) -> Option<(String, Vec<u8>)> {
         let (namespace, name) = name_of(api);
-        let secret = self.world.child(ChildKind::Secret, &namespace, &cursor_secret_name(&name))?;
+        let secret_name = cursor_secret_name(&name);
+        let version = self.world.version_of(ChildKind::Secret, &namespace, &secret_name)?;
+        let found = format!("{namespace}/{name}");
+        let known = self.keys.lock().get(&found).filter(|known| known.0 == version).cloned();
+        if let Some((_, key)) = known {
+            return Some((found, key));
+        }
+        let secret = self.world.child(ChildKind::Secret, &namespace, &secret_name)?;
         let owner = Owner::api(&namespace, &name, api.metadata.uid.as_deref());
         let key = decode(&secret.data["data"][CURSOR_SECRET_KEY]).filter(|_| is_owned(&secret, &owner))?;
-        (key.len() >= 32).then(|| (format!("{namespace}/{name}"), key))
+        if key.len() < 32 {
+            return None;
+        }
+        self.keys.lock().insert(found.clone(), (version, key.clone()));
+        Some((found, key))
     }
 
     /// Keeps what the gateway came to, and has the APIs looked at that it came to differently for.

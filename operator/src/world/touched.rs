@@ -14,7 +14,7 @@ use serde_json::Value;
 use sluice_config::policy::TargetRef;
 use tokio::sync::Notify;
 
-use super::{AllDirty, Name, api_resource, gateway_of, name_of, within};
+use super::{AllDirty, Name, api_resource, gateway_of, gateway_resource, name_of, within};
 use crate::children::{API_LABEL, GATEWAY_LABEL};
 
 /// What has to be looked at again, without order and without repetition; so it is bounded by what
@@ -58,6 +58,8 @@ pub struct Touched {
     all_apis: Store<DynamicObject>,
     all_gateways: Store<DynamicObject>,
     all_policies: Store<DynamicObject>,
+    /// What each gateway was when it was last seen.
+    gateways: Mutex<HashMap<Name, Version>>,
     /// What each API on a gateway was when it was last seen, for it may have left.
     placed: Mutex<HashMap<Name, Placed>>,
     /// What each policy targeted when it was last seen, for it may have let go of it.
@@ -79,6 +81,7 @@ impl Touched {
             all_apis,
             all_gateways,
             all_policies,
+            gateways: Mutex::default(),
             placed: Mutex::default(),
             targeted: Mutex::default(),
             pods,
@@ -101,12 +104,8 @@ impl Touched {
     fn gateways_of(&self, name: &Name, api: &DynamicObject) {
         let reference = ObjectRef::new_with(&name.1, api_resource()).within(&name.0);
         let is_there = self.all_apis.get(&reference).is_some();
-        let now = gateway_of(api).filter(|_| is_there).map(|gateway| Placed {
-            gateway,
-            uid: api.uid(),
-            generation: api.metadata.generation,
-            is_ending: api.metadata.deletion_timestamp.is_some(),
-        });
+        let now = gateway_of(api).filter(|_| is_there);
+        let now = now.map(|gateway| Placed { gateway, version: Version::of(api) });
         let mut placed = self.placed.lock();
         let before = match &now {
             Some(now) => placed.insert(name.clone(), now.clone()),
@@ -117,13 +116,28 @@ impl Touched {
         }
     }
 
-    /// By a StreamGateway: itself, and the APIs that are placed on it.
+    /// The APIs that are placed on `gateway`, as they were last seen.
+    pub fn placed_on(&self, gateway: &Name) -> Vec<Name> {
+        let placed = self.placed.lock();
+        placed.iter().filter(|(_, placed)| placed.gateway == *gateway).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// By a StreamGateway: itself, and the APIs that are placed on it, unless only its status changed.
     pub fn gateway(&self, gateway: &DynamicObject) {
         let name = name_of(gateway);
-        for api in self.all_apis.state_filter(|api| gateway_of(api).as_ref() == Some(&name)) {
-            self.dirty.apis.add(name_of(&api));
+        let reference = ObjectRef::new_with(&name.1, gateway_resource()).within(&name.0);
+        let now = self.all_gateways.get(&reference).map(|gateway| Version::of(&gateway));
+        let before = match now.clone() {
+            Some(now) => self.gateways.lock().insert(name.clone(), now),
+            None => self.gateways.lock().remove(&name),
+        };
+        self.dirty.gateways.add(name.clone());
+        if before.is_some() && before == now {
+            return;
         }
-        self.dirty.gateways.add(name);
+        for api in self.placed_on(&name) {
+            self.dirty.apis.add(api);
+        }
     }
 
     /// An API that is served otherwise than before, for another reason than itself.
@@ -206,8 +220,11 @@ impl Touched {
 
     /// After a list, for what went meanwhile is not told.
     pub fn everything(&self) {
+        self.placed.lock().clear();
         for api in self.all_apis.state() {
-            self.dirty.apis.add(name_of(&api));
+            let name = name_of(&api);
+            self.gateways_of(&name, &api);
+            self.dirty.apis.add(name);
         }
         for gateway in self.all_gateways.state() {
             self.dirty.gateways.add(name_of(&gateway));
@@ -226,9 +243,22 @@ impl Touched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Placed {
     gateway: Name,
+    version: Version,
+}
+
+/// What changes when an object says something else, and not with its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
     uid: Option<String>,
     generation: Option<i64>,
     is_ending: bool,
+}
+
+impl Version {
+    fn of(object: &DynamicObject) -> Self {
+        let is_ending = object.metadata.deletion_timestamp.is_some();
+        Self { uid: object.uid(), generation: object.metadata.generation, is_ending }
+    }
 }
 
 /// Which APIs of its namespace a policy matters to.

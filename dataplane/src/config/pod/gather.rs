@@ -10,9 +10,11 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
-use sluice_config::Material;
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES, api_of_cursor_key};
+use sluice_config::{Entry, Material};
 
 use crate::config::{CursorKey, Loaded, TlsMaterial};
 
@@ -34,6 +36,8 @@ pub enum Origin {
 #[derive(Default)]
 pub struct Gatherer {
     config: Option<Config>,
+    /// How configs are read.
+    pub reader: Reader,
     /// Values of the newest Secret of each origin, and those the config in force needs.
     values: Material,
     keys: Keys,
@@ -161,20 +165,51 @@ impl Gatherer {
     }
 }
 
-/// Reads a config out of a ConfigMap's content.
-pub fn parse(data: &Data) -> Result<Config, String> {
-    let inflated;
-    let text = match (data.get(CONFIG_KEY), data.get(CONFIG_KEY_ZSTD)) {
-        (Some(text), _) => text,
-        (None, Some(compressed)) => {
-            inflated = inflate(compressed)?;
-            &inflated
+/// A config whose entries have not been looked at.
+#[derive(Deserialize)]
+struct Outline<'a> {
+    sequence: u64,
+    #[serde(borrow)]
+    apis: BTreeMap<String, &'a RawValue>,
+    #[serde(default)]
+    certificate: BTreeMap<String, String>,
+}
+
+/// Reads configs, and of each only what was not in the one before: of a gateway with hundreds of APIs a
+/// change costs what it changes.
+#[derive(Default)]
+pub struct Reader(BTreeMap<String, ([u8; 32], Arc<Entry>)>);
+
+impl Reader {
+    /// Reads a config out of a ConfigMap's content.
+    pub fn parse(&mut self, data: &Data) -> Result<Config, String> {
+        let inflated;
+        let text = match (data.get(CONFIG_KEY), data.get(CONFIG_KEY_ZSTD)) {
+            (Some(text), _) => text,
+            (None, Some(compressed)) => {
+                inflated = inflate(compressed)?;
+                &inflated
+            }
+            (None, None) => {
+                return Err(format!("the ConfigMap has neither {CONFIG_KEY} nor {CONFIG_KEY_ZSTD}"));
+            }
+        };
+        let Outline { sequence, apis, certificate } =
+            serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let mut entries = BTreeMap::new();
+        for (key, raw) in apis {
+            let digest: [u8; 32] = Sha256::digest(raw.get()).into();
+            let known = self.0.remove(&key).filter(|known| known.0 == digest);
+            let entry = match known {
+                Some((_, entry)) => entry,
+                None => serde_json::from_str(raw.get()).map_err(|error| format!("{key}: {error}"))?,
+            };
+            entries.insert(key, (digest, entry));
         }
-        (None, None) => {
-            return Err(format!("the ConfigMap has neither {CONFIG_KEY} nor {CONFIG_KEY_ZSTD}"));
-        }
-    };
-    serde_json::from_slice(text).map_err(|error| error.to_string())
+        self.0 = entries;
+        let apis = self.0.iter().map(|(key, (_, entry))| (key.clone(), entry.clone())).collect();
+        Ok(Config { sequence, apis, certificate })
+    }
 }
 
 fn inflate(compressed: &[u8]) -> Result<Vec<u8>, String> {

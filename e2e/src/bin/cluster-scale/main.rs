@@ -1,5 +1,5 @@
 //! An operator with many StreamAPIs on a real API server, etcd and controller manager: prints a table.
-//! `make scale [ARGS="COUNT REST-SECONDS"]`; figures count on an otherwise idle machine only.
+//! `make scale [ARGS="COUNT REST-SECONDS"]`, or `ARGS="gateway COUNT"` for as many on one gateway; figures count on an otherwise idle machine only.
 //!
 //! There are no nodes. Whoever a kubelet and a thousand data planes would be is played here: pods are
 //! reported to run as soon as they are there, and one port answers `/config` and `/readyz` for all of
@@ -7,6 +7,7 @@
 //! client that has nothing to think about, the same number at once.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ use sluice_tests::{ControlPlane, parts, within};
 
 use crate::operator::Operator;
 
+mod gateway;
 mod operator;
 mod play;
+mod usage;
 
 /// StreamAPIs, unless told otherwise.
 const COUNT: usize = 1000;
@@ -52,12 +55,20 @@ const CHILDREN: [(&str, &str, &str, &str); 7] = [
 fn main() {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.install_default().expect("nothing installed a provider before main");
-    let arguments: Vec<u64> =
-        std::env::args().skip(1).map(|it| it.parse().expect("COUNT REST-SECONDS")).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let on_gateway = arguments.first().is_some_and(|first| first == "gateway");
+    let arguments = arguments.drain(usize::from(on_gateway)..);
+    let arguments: Vec<u64> = arguments.map(|it| it.parse().expect("[gateway] COUNT REST-SECONDS")).collect();
     let count = arguments.first().map_or(COUNT, |count| usize::try_from(*count).expect("a number"));
     let rest = Duration::from_secs(arguments.get(1).copied().unwrap_or(REST));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    runtime.block_on(measure(count, rest));
+    runtime.block_on(async {
+        if on_gateway {
+            gateway::measure(Bench::start(count).await).await;
+        } else {
+            measure(count, rest).await;
+        }
+    });
 }
 
 fn kind(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
@@ -90,12 +101,16 @@ struct Bench {
     running: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
+fn row(what: &str, figure: String) {
+    println!("| {what} | {figure} |");
+}
+
 async fn measure(count: usize, rest: Duration) {
     let bench = Bench::start(count).await;
+    bench.play().await;
     println!("| what, with {count} StreamAPIs of one channel and one pod each | figure |\n|---|---|");
-    let row = |what: &str, figure: String| println!("| {what} | {figure} |");
     let mut operator = Operator::start(&bench.plane).await;
-    let empty = operator.memory();
+    let empty = operator.usage().memory();
     let begun = Instant::now();
     bench.create(TESTED).await;
     let created = begun.elapsed();
@@ -105,17 +120,17 @@ async fn measure(count: usize, rest: Duration) {
         "created by a client, then all `Programmed`",
         format!("{:.1} s, {:.1} s", seconds(created), seconds(tested)),
     );
-    let full = operator.memory();
+    let full = operator.usage().memory();
     row(
         "operator, resident: without any, with all, at most",
-        format!("{empty:.1} MiB, {:.1} MiB, {:.1} MiB", full, operator.most_memory()),
+        format!("{empty:.1} MiB, {:.1} MiB, {:.1} MiB", full, operator.usage().most_memory()),
     );
-    row("CPU of the operator for all of them", format!("{:.1} s", operator.cpu()));
+    row("CPU of the operator for all of them", format!("{:.1} s", operator.usage().cpu()));
 
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let (mark, cpu) = (bench.plane.mark(), operator.cpu());
+    let (mark, cpu) = (bench.plane.mark(), operator.usage().cpu());
     tokio::time::sleep(rest).await;
-    let share = (operator.cpu() - cpu) / rest.as_secs_f64() * 100.0;
+    let share = (operator.usage().cpu() - cpu) / rest.as_secs_f64() * 100.0;
     row(
         &format!("at rest for {} s: writes, CPU", rest.as_secs()),
         format!("{}, {share:.2} %", bench.writes(mark)),
@@ -146,7 +161,7 @@ async fn measure(count: usize, rest: Duration) {
     );
     row(
         "resident after that, at most",
-        format!("{:.1} MiB, {:.1} MiB", operator.memory(), operator.most_memory()),
+        format!("{:.1} MiB, {:.1} MiB", operator.usage().memory(), operator.usage().most_memory()),
     );
     operator.stop().await;
 
@@ -178,6 +193,7 @@ impl Bench {
                 "wait",
                 "--for=condition=Established",
                 "crd/streamapis.sluice.dev",
+                "crd/streamgateways.sluice.dev",
                 "crd/streampolicies.sluice.dev",
             ],
             "",
@@ -185,16 +201,7 @@ impl Bench {
         for namespace in [TESTED, FLOOR, "sluice-system"] {
             plane.run("kubectl", &["create", "namespace", namespace], "");
         }
-        let bench = Self {
-            plane,
-            client,
-            count,
-            served: Seen::default(),
-            apis: Seen::default(),
-            running: Arc::default(),
-        };
-        bench.play().await;
-        bench
+        Self { plane, client, count, served: Seen::default(), apis: Seen::default(), running: Arc::default() }
     }
 
     fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
@@ -203,6 +210,11 @@ impl Bench {
 
     /// Creates the StreamAPIs.
     async fn create(&self, namespace: &str) {
+        self.create_each(namespace, 0..self.count, document).await;
+    }
+
+    /// Creates what `document` makes of each number.
+    async fn create_each(&self, namespace: &str, numbers: Range<usize>, document: fn(usize) -> Value) {
         let apis = self.api(namespace, &stream_apis());
         let make = |number| {
             let apis = apis.clone();
@@ -211,7 +223,7 @@ impl Bench {
                 apis.create(&PostParams::default(), &body).await.expect("a StreamAPI is taken")
             }
         };
-        stream::iter((0..self.count).map(make)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+        stream::iter(numbers.map(make)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
     }
 
     /// Waits until the condition is true of all.

@@ -9,6 +9,7 @@ use sluice_tests::process::{self, Process};
 use sluice_tests::{ControlPlane, within};
 
 use crate::PATIENCE;
+use crate::usage::Usage;
 
 /// A running operator.
 pub struct Operator {
@@ -26,8 +27,6 @@ impl Operator {
             .env("KUBECONFIG", plane.kubeconfig())
             .env("POD_NAMESPACE", "sluice-system")
             .env("POD_NAME", "operator-0");
-        // As the chart has it.
-        command.env("MALLOC_ARENA_MAX", "2");
         let log = process::directory("operator").join("operator.log");
         let operator = Self { process: Process::spawn("sluice-operator", command, &log), port };
         within(PATIENCE, "the operator leads", || async {
@@ -51,31 +50,9 @@ impl Operator {
         .await;
     }
 
-    fn status(&self, field: &str) -> f64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux tells it");
-        line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().expect("KiB") / 1024.0
-    }
-
-    /// Resident now, in MiB.
-    pub fn memory(&self) -> f64 {
-        self.status("VmRSS:")
-    }
-
-    /// The most that was resident, in MiB.
-    pub fn most_memory(&self) -> f64 {
-        self.status("VmHWM:")
-    }
-
-    /// Seconds of CPU so far.
-    pub fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
-        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
-        let ticks =
-            |field: usize| fields.split(' ').nth(field).and_then(|it| it.parse::<f64>().ok()).expect("ticks");
-        // Of a hundredth of a second, whatever the kernel counts in itself.
-        (ticks(11) + ticks(12)) / 100.0
+    /// What it takes.
+    pub fn usage(&self) -> Usage {
+        Usage(self.process.pid())
     }
 
     pub async fn stop(&mut self) {

@@ -145,10 +145,37 @@ fn a_compressed_config_is_read_and_a_bomb_is_not() {
     let text = serde_json::to_vec(&config(4, "x")).expect("JSON");
     let compress = |text: &[u8]| zstd::encode_all(text, 3).expect("compressed");
     let data = |bytes: Vec<u8>| Data::from([(CONFIG_KEY_ZSTD.to_owned(), bytes)]);
+    let parse = |data: &Data| Reader::default().parse(data);
     assert_eq!(parse(&data(compress(&text))).expect("read").sequence, 4);
     let bomb = compress(&vec![b' '; INFLATED_BYTES + 2]);
     assert!(bomb.len() < 100_000);
     assert!(parse(&data(bomb)).expect_err("refused").contains("inflates"));
     assert!(parse(&Data::new()).is_err());
     assert!(parse(&data(b"not zstd".to_vec())).is_err());
+}
+
+#[test]
+fn what_says_the_same_is_not_read_again() {
+    let data =
+        |config: &Config| Data::from([(CONFIG_KEY.to_owned(), serde_json::to_vec(config).expect("JSON"))]);
+    let mut two = config(1, "x");
+    let other = Entry { generation: 7, ..(*two.apis["a/shop"]).clone() };
+    two.apis.insert("a/chat".into(), other.into());
+    let mut reader = Reader::default();
+    let first = reader.parse(&data(&two)).expect("read");
+    assert_eq!(first, two);
+    let mut changed = Config { sequence: 2, ..two.clone() };
+    let other = Entry { generation: 8, ..(*two.apis["a/chat"]).clone() };
+    changed.apis.insert("a/chat".into(), other.into());
+    let second = reader.parse(&data(&changed)).expect("read");
+    assert_eq!(second, changed);
+    let same = |key: &str| Arc::ptr_eq(&first.apis[key], &second.apis[key]);
+    assert!(same("a/shop") && !same("a/chat"));
+    // What is broken says where, and takes nothing of what comes after it with it.
+    let broken = data(&changed)[CONFIG_KEY].clone();
+    let broken = String::from_utf8(broken).expect("text").replace("\"generation\":8", "\"generation\":\"x\"");
+    let refused =
+        reader.parse(&Data::from([(CONFIG_KEY.to_owned(), broken.into_bytes())])).expect_err("is broken");
+    assert!(refused.starts_with("a/chat: "), "{refused}");
+    assert_eq!(reader.parse(&data(&changed)).expect("read"), changed);
 }
