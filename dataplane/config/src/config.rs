@@ -92,7 +92,7 @@ impl Api {
 }
 
 /// Secret values by the SHA-256 (hex) of their bytes.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Material(pub BTreeMap<String, Arc<[u8]>>);
 
 impl Material {

@@ -93,8 +93,8 @@ impl PodSource {
         let mut parts: Vec<_> = self.mounts.iter().map(|_| Gatherer::of_mounts()).collect();
         if let Some(watch) = &self.watch {
             parts[0] = Gatherer::default();
-            if let Some((config, values, keys)) = saved::read(&watch.state) {
-                parts[0].restore(config, values, keys);
+            if let Some(Err(reason)) = saved::read(&watch.state).map(|kept| parts[0].restore(kept)) {
+                tracing::warn!(reason, "what was applied last cannot be understood");
             }
         }
         let mounts = mounts::Mounts::start(&self.mounts, deliver.clone())?;
@@ -122,7 +122,11 @@ impl PodSource {
                     return;
                 }
                 let Some(Watch { state, .. }) = &self.watch else { continue };
-                if let Err(error) = saved::write(state, &loaded) {
+                let kept = parts[0].kept();
+                if kept.config.is_empty() {
+                    continue;
+                }
+                if let Err(error) = saved::write(state, &kept) {
                     tracing::warn!(
                         %error,
                         directory = %state.display(),
@@ -145,13 +149,10 @@ fn loaded(parts: &[Gatherer]) -> Loaded {
 fn take(gatherer: &mut Gatherer, delivery: Delivery) -> bool {
     match delivery {
         Delivery::Config(Origin::Mount, data) if data.is_empty() => gatherer.gone(),
-        Delivery::Config(origin, data) => match gatherer.reader.parse(&data) {
-            Ok(config) => gatherer.config(origin, config),
-            Err(reason) => {
-                tracing::warn!(?origin, %reason, "a config was refused; the last good one keeps serving");
-                false
-            }
-        },
+        Delivery::Config(origin, data) => gatherer.deliver(origin, data).unwrap_or_else(|reason| {
+            tracing::warn!(?origin, %reason, "a config was refused; the last good one keeps serving");
+            false
+        }),
         Delivery::Material(origin, data) => gatherer.material(origin, &data),
     }
 }

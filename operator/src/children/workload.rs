@@ -12,7 +12,7 @@ pub const USER: u32 = 65532;
 /// Until a pod that is told to stop is killed: the drain's delay (5 s) and grace (25 s), the last
 /// publishes and exports (8 s), and some air.
 const TERMINATION_SECONDS: u32 = 45;
-/// Space for what was applied last, in memory: a config and its values, compressed, twice.
+/// Space for what was applied last, in memory: a config as it is delivered and its values, twice.
 const STATE_SIZE: &str = "8Mi";
 /// Namespaces whose pods may scrape the admin port, where NetworkPolicies are made.
 const SCRAPE_LABEL: &str = "sluice.dev/scrape";

@@ -23,6 +23,17 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 /// Cursor keys by `namespace/name` of their API.
 pub type Keys = BTreeMap<String, Vec<CursorKey>>;
 
+/// What was applied: the ConfigMap's content as it was delivered, and the values and keys that it needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Content of the ConfigMap.
+    pub config: Data,
+    /// Values by digest.
+    pub values: Material,
+    /// Keys of cursors.
+    pub keys: Keys,
+}
+
 /// How something was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -36,8 +47,9 @@ pub enum Origin {
 #[derive(Default)]
 pub struct Gatherer {
     config: Option<Config>,
-    /// How configs are read.
-    pub reader: Reader,
+    /// The same as it was delivered.
+    delivered: Data,
+    reader: Reader,
     /// Values of the newest Secret of each origin, and those the config in force needs.
     values: Material,
     keys: Keys,
@@ -56,8 +68,25 @@ impl Gatherer {
     }
 
     /// Begins with what was applied before the container was restarted.
-    pub fn restore(&mut self, config: Config, values: Material, keys: Keys) {
-        (self.config, self.values, self.keys) = (Some(config), values, keys);
+    pub fn restore(&mut self, kept: Kept) -> Result<(), String> {
+        self.config = Some(self.reader.parse(&kept.config)?);
+        (self.delivered, self.values, self.keys) = (kept.config, kept.values, kept.keys);
+        Ok(())
+    }
+
+    /// What is to be kept for a container that is restarted.
+    pub fn kept(&self) -> Kept {
+        Kept { config: self.delivered.clone(), values: self.values.clone(), keys: self.keys.clone() }
+    }
+
+    /// Takes the content of a ConfigMap; `true` if it is served now.
+    pub fn deliver(&mut self, origin: Origin, data: Data) -> Result<bool, String> {
+        let config = self.reader.parse(&data)?;
+        let is_served = self.config(origin, config);
+        if is_served {
+            self.delivered = data;
+        }
+        Ok(is_served)
     }
 
     /// Takes a config; `true` if it is served now.

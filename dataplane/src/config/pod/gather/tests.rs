@@ -76,12 +76,17 @@ fn the_watch_wins_also_backwards_and_a_late_mount_does_not() {
 
 #[test]
 fn at_the_start_the_highest_sequence_whose_material_is_there_counts() {
-    let saved =
-        || (config(5, "new"), Material([(digest("new"), Arc::from(&b"new"[..]))].into()), Keys::new());
+    let data =
+        |config: &Config| Data::from([(CONFIG_KEY.to_owned(), serde_json::to_vec(config).expect("JSON"))]);
+    let kept = Kept {
+        config: data(&config(5, "new")),
+        values: Material([(digest("new"), Arc::from(&b"new"[..]))].into()),
+        keys: Keys::new(),
+    };
     // The mount lags behind what was applied.
     let mut gatherer = Gatherer::default();
-    let (kept, values, keys) = saved();
-    gatherer.restore(kept, values, keys);
+    gatherer.restore(kept.clone()).expect("it was kept by the same program");
+    assert_eq!(gatherer.kept(), kept);
     gatherer.material(Origin::Mount, &secret(&["old"]));
     assert!(!gatherer.config(Origin::Mount, config(4, "old")));
     assert_eq!(sequence(&gatherer), 5);
@@ -90,7 +95,10 @@ fn at_the_start_the_highest_sequence_whose_material_is_there_counts() {
     assert_eq!(sequence(&gatherer), 5);
     // With its material it counts.
     gatherer.material(Origin::Mount, &secret(&["newest"]));
-    assert!(gatherer.config(Origin::Mount, config(6, "newest")));
+    assert_eq!(gatherer.deliver(Origin::Mount, data(&config(6, "newest"))), Ok(true));
+    assert_eq!(gatherer.kept().config, data(&config(6, "newest")), "it is kept as it was delivered");
+    assert_eq!(gatherer.deliver(Origin::Mount, data(&config(2, "old"))), Ok(false));
+    assert_eq!(gatherer.kept().config, data(&config(6, "newest")), "what is not served is not kept");
 }
 
 #[test]
