@@ -301,6 +301,9 @@ async fn at_rest_and_after_a_restart_nothing_of_a_gateway_is_written() {
         let before = (operator.looks("StreamGateway").await, operator.looks("StreamAPI").await);
         let touch = json!({"metadata": {"annotations": {"touched": format!("{before:?}")}}});
         bed.patch(&gateway_resource(), "edge", &touch).await;
+        for n in 0..5 {
+            bed.patch(&api_resource(), &format!("api{n}"), &touch).await;
+        }
         eventually("it looked", || async {
             (operator.looks("StreamGateway").await > before.0
                 && operator.looks("StreamAPI").await >= before.1 + 5.0)
