@@ -104,7 +104,7 @@ async fn replaced(namespace: &str, label: &str) {
 }
 
 /// X08, K71: the next version of definitions, operator and data planes comes under traffic, one of two nodes is drained
-/// meanwhile, and it goes back again: no request fails and nothing is lost, of an API of its own and of one on a gateway.
+/// meanwhile: no request fails and nothing is lost, of an API of its own and of one on a gateway. Then it goes back.
 #[tokio::test]
 async fn a_version_replaces_another_under_traffic_and_nothing_is_lost() {
     let place = ["--namespace", SYSTEM, "--wait", "--timeout", "120s"];

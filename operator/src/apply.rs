@@ -176,21 +176,24 @@ impl Writer {
         child: &Child,
         live: &DynamicObject,
     ) -> Result<(), ApplyError> {
-        let replicas = &live.data["spec"]["replicas"];
-        if child.kind != ChildKind::Deployment
-            || !child.body["spec"]["replicas"].is_null()
-            || replicas.is_null()
-        {
+        let is_scaled = child.kind == ChildKind::Deployment && child.body["spec"]["replicas"].is_null();
+        if !is_scaled || live.data["spec"]["replicas"].is_null() {
             return Ok(());
         }
+        // What the watch brought may be older than what this process wrote itself.
+        let Some(fresh) = self.request(child, api.get_opt(&child.name)).await? else { return Ok(()) };
+        let there = fresh.data["spec"]["replicas"].as_u64().unwrap_or(1);
+        // An autoscaler leaves a Deployment without pods alone.
+        let replicas = there.max(1);
         let body = json!({
             "apiVersion": child.body["apiVersion"], "kind": child.body["kind"],
             "metadata": {"name": child.name, "uid": live.uid()}, "spec": {"replicas": replicas},
         });
-        let parameters = PatchParams::apply(REPLICAS_MANAGER);
+        let mut parameters = PatchParams::apply(REPLICAS_MANAGER);
+        parameters.force = replicas != there;
         self.lead()?;
         match patiently(api.patch(&child.name, &parameters, &Patch::Apply(&body))).await? {
-            // An autoscaler has decided already.
+            // An autoscaler has decided meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             done => done.map(drop).map_err(|error| failure(child.kind, &child.name, error)),
         }

@@ -217,6 +217,9 @@ pub struct TooLarge {
     bytes: usize,
 }
 
+/// How often a Secret holds the name of each of its values: server-side apply keeps book of them.
+const NAMED: usize = 2;
+
 /// Everything `owner` consists of, in the order of [`ChildKind`]. What is served in a sidecar consists of
 /// what the sidecar mounts.
 pub fn children(
@@ -334,14 +337,15 @@ fn secret(owner: &Owner<'_>, content: &Content<'_>) -> Result<Value, TooLarge> {
     let mut bytes = 0;
     for (api, keys) in content.keys {
         let (namespace, name) = api.split_once('/').expect("keys are namespace/name");
-        bytes += keys.len();
-        data.insert(cursor_key(namespace, name), base64(keys));
+        let name = cursor_key(namespace, name);
+        bytes += keys.len() + NAMED * name.len();
+        data.insert(name, base64(keys));
     }
     let mut add = |namespace: &str, api: &str, name: &str, digest: &str| {
         let (secret, key) = name.split_once('/').expect("names are secret/key");
         if let Some(value) = content.material.0.get(digest) {
             let name = material_key(namespace, api, secret, key, digest);
-            bytes += value.len();
+            bytes += value.len() + NAMED * name.len();
             data.insert(name, base64(value));
         }
     };

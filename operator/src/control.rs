@@ -36,8 +36,8 @@ use crate::{Rendered, problems_of, render};
 
 mod gateway;
 
-pub use gateway::Host;
 use gateway::Placed;
+pub use gateway::{Host, KnownKey};
 
 /// How many objects are reconciled at once.
 const AT_ONCE: u16 = 8;
@@ -69,8 +69,8 @@ pub struct Context {
     pub last: Mutex<HashMap<Name, (String, Config)>>,
     /// What became of each gateway.
     pub hosts: Mutex<HashMap<Name, Arc<Host>>>,
-    /// Keys of cursors of APIs on gateways by `namespace/name`, each with the version of its Secret.
-    pub keys: Mutex<HashMap<String, (String, Vec<u8>)>>,
+    /// Keys of cursors of APIs on gateways by `namespace/name`.
+    pub keys: Mutex<HashMap<String, KnownKey>>,
     /// What is to be looked at again.
     pub dirty: AllDirty,
     /// Failed attempts in a row.
@@ -235,9 +235,13 @@ impl Context {
         };
         let status = report::api_status(conditions.clone(), entry, base.as_deref());
         self.tell(api, &api_resource(), &status, &before, &conditions).await?;
-        let leaving = match gateway.is_some() && is_programmed {
-            true => self.leave(name, &owner).await?,
-            false => None,
+        let leaving = match gateway {
+            Some(_) if is_programmed => self.leave(name, &owner).await?,
+            Some(_) => {
+                self.keep_up(name, &owner).await?;
+                None
+            }
+            None => None,
         };
         let again = again.into_iter().chain(leaving).min();
         match failed {
@@ -329,6 +333,28 @@ impl Context {
         pods
     }
 
+    /// Until the gateway serves the API its own pods do, if it has any: they follow policies, keys and secrets.
+    async fn keep_up(&self, name: &Name, owner: &Owner<'_>) -> Result<(), ApplyError> {
+        let last = self.last(name, owner);
+        if last.apis.is_empty() {
+            return Ok(());
+        }
+        let mut objects = self.world.around_api(&name.0, &name.1);
+        // What it says now is the gateway's to serve.
+        objects.elsewhere.insert(name.clone(), vec![Problem::new("spec.placement", "is another")]);
+        let Rendered { config, material, .. } = render(&objects, &last);
+        let keys = [(format!("{}/{}", name.0, name.1), self.cursor_key(owner).await?)].into();
+        let content = Content { config: &config, material: &material, keys: &keys, deployment: None };
+        match children(owner, &content, &self.settings) {
+            Ok(delivered) => self.write_some(owner, &delivered).await?,
+            Err(error) => {
+                tracing::warn!(namespace = name.0, api = name.1, %error, "its own pods stay as they are")
+            }
+        }
+        self.last.lock().insert(name.clone(), (owner.uid.unwrap_or_default().to_owned(), config));
+        Ok(())
+    }
+
     /// Takes away what an API that a gateway serves had of its own, but for the key of its cursors.
     /// When to look again, as long as its pods have not ended.
     async fn leave(&self, name: &Name, owner: &Owner<'_>) -> Result<Option<Duration>, ApplyError> {
@@ -365,6 +391,12 @@ impl Context {
 
     /// Writes every child that differs, and deletes what is no longer built.
     async fn write(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
+        self.write_some(owner, children).await?;
+        self.prune(owner, children).await
+    }
+
+    /// Writes those of `children` that differ.
+    async fn write_some(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
         for child in children {
             let live = self.world.child(child.kind, owner.namespace, &child.name);
             if self.writer.apply(owner, child, live.as_deref()).await? {
@@ -377,7 +409,7 @@ impl Context {
                 );
             }
         }
-        self.prune(owner, children).await
+        Ok(())
     }
 
     /// Deletes what `owner` has and `children` are without.

@@ -1,7 +1,8 @@
 //! A data plane that many StreamAPIs share: which of them it serves, and what it consists of. Pure.
 //!
 //! Each API is judged alone: what is wrong with one keeps it as it last was, or out, and touches no
-//! other. Of two on one path the older wins. What does not fit is left out, the youngest first.
+//! other. Of two on one path the older wins. What does not fit is left out: first who grew or is new, of these the
+//! youngest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,10 +83,26 @@ pub fn host(
     let name = (owner.namespace.to_owned(), owner.name.to_owned());
     hosted.own = problems_of(objects, &rendered, Kind::StreamGateway, &name);
     config.apis.retain(|key, _| keys.contains_key(key));
-    let oldest = by_age(objects, &config);
+    let mut ranked = by_age(objects, &config);
+    // Who is served as it is comes before who grew or is new.
+    let is_new = |key: &String| {
+        config.apis.get(key).map(|it| &it.revision) != last.apis.get(key).map(|it| &it.revision)
+    };
+    ranked.sort_by_key(is_new);
     let whole = Whole { owner, spec, material: &material, keys, settings };
-    let (config, children, left_out) = whole.fit(config, &oldest, last);
-    (hosted.config, hosted.children) = (config, children);
+    let left_out = match whole.fit(&config, ranked, last) {
+        Ok(fit) => {
+            (hosted.config, hosted.children) = (fit.config, fit.children);
+            fit.left_out
+        }
+        Err(error) => {
+            hosted.own.push(Problem::new(
+                "spec.listeners",
+                format!("{error}, by its certificate alone; choose a shorter chain"),
+            ));
+            return hosted;
+        }
+    };
     for (key, error) in left_out {
         let message = format!(
             "there is no room for it on StreamGateway `{}/{}`: with it, {error}; place it on another gateway, or give it a \
@@ -131,6 +148,17 @@ fn by_age(objects: &Objects, config: &Config) -> Vec<String> {
     all
 }
 
+/// What was found to fit.
+struct Fit {
+    config: Config,
+    children: Vec<Child>,
+    /// The others, and why.
+    left_out: BTreeMap<String, String>,
+}
+
+/// APIs that are skipped one by one when not all fit; after that many all that come later are left out.
+const MOST_SKIPPED: usize = 8;
+
 /// What stays the same however many APIs there are.
 struct Whole<'a> {
     owner: &'a Owner<'a>,
@@ -141,34 +169,33 @@ struct Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// The largest beginning of `oldest` that can be delivered, what the gateway is made of with it, and why
-    /// the others are left out.
-    fn fit(
-        &self,
-        config: Config,
-        oldest: &[String],
-        last: &Config,
-    ) -> (Config, Vec<Child>, BTreeMap<String, String>) {
-        let (mut fits, mut too_many) = (0, oldest.len() + 1);
-        let mut best = None;
-        let mut count = oldest.len();
-        let mut reason = String::new();
-        while too_many - fits > 1 || best.is_none() {
-            let some = with(&config, &oldest[..count], last);
-            match self.children(&some) {
-                Ok(children) => (fits, best) = (count, Some((some, children))),
-                Err(error) if count == 0 => {
-                    // The certificate alone: nothing can be done but to say so.
-                    tracing::warn!(gateway = self.owner.name, %error, "nothing of a gateway can be delivered");
-                    return (some, Vec::new(), BTreeMap::new());
+    /// As many of `ranked`, the first of them first, as can be delivered; what the gateway is made of with them,
+    /// and why the others are left out. One that is too large by itself keeps out no other.
+    fn fit(&self, config: &Config, ranked: Vec<String>, last: &Config) -> Result<Fit, TooLarge> {
+        let mut rest = ranked;
+        let mut left_out = BTreeMap::new();
+        let mut fits = 0;
+        loop {
+            let tried = with(config, &rest, last);
+            let mut reason = match self.children(&tried) {
+                Ok(children) => return Ok(Fit { config: tried, children, left_out }),
+                Err(error) if rest.is_empty() => return Err(error),
+                Err(error) => error.to_string(),
+            };
+            // The longest beginning that fits; after one was skipped the next one is often too much as well.
+            let (mut too_many, mut count) = (rest.len(), fits + 1);
+            while too_many - fits > 1 {
+                match self.children(&with(config, &rest[..count], last)) {
+                    Ok(_) => fits = count,
+                    Err(error) => (too_many, reason) = (count, error.to_string()),
                 }
-                Err(error) => (too_many, reason) = (count, error.to_string()),
+                count = fits.midpoint(too_many);
             }
-            count = fits + (too_many - fits) / 2;
+            left_out.insert(rest.remove(fits), reason.clone());
+            if left_out.len() >= MOST_SKIPPED {
+                left_out.extend(rest.drain(fits..).map(|key| (key, reason.clone())));
+            }
         }
-        let (config, children) = best.expect("the loop ends with one");
-        let left_out = oldest[fits..].iter().map(|key| (key.clone(), reason.clone()));
-        (config, children, left_out.collect())
     }
 
     fn children(&self, config: &Config) -> Result<Vec<Child>, TooLarge> {

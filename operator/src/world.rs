@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
@@ -15,6 +16,7 @@ use kube::api::DynamicObject;
 use kube::api::ObjectMeta;
 use kube::core::ApiResource;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -84,6 +86,35 @@ pub struct AllDirty {
     pub gateways: Dirty,
     /// StreamPolicies.
     pub policies: Dirty,
+}
+
+/// The first and the longest pause before an interrupted watch begins again. Nothing is decided before all have listed, so
+/// the longest one is how long after an API server the operator is back.
+const INTERRUPTED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
+/// Pauses between attempts to watch: each twice as long as the last, some more or less.
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(INTERRUPTED.0)
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0.mul_f64(0.75 + 0.5 * fastrand::f64());
+        self.0 = (self.0 * 2).min(INTERRUPTED.1);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// Everything that is watched.
@@ -202,7 +233,7 @@ async fn watching<K>(
 {
     let url = api.resource_url().to_owned();
     // Who last wrote which field is half of an object's size and nothing to us.
-    let events = watch(api, config).default_backoff().modify(move |object| {
+    let events = watch(api, config).backoff(Pauses::default()).modify(move |object| {
         object.meta_mut().managed_fields = None;
         if let Some(annotations) = &mut object.meta_mut().annotations {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
@@ -408,7 +439,10 @@ impl World {
     /// What matters to `object` as it is applied: itself, and what would be around it.
     pub fn around_applied(&self, kind: Kind, object: &DynamicObject) -> Objects {
         let (namespace, name) = name_of(object);
-        let applied = Arc::new(object.clone());
+        // What is tried twice has one uid and one generation, and may say two things: it is read anew.
+        let mut applied = object.clone();
+        applied.metadata.uid = None;
+        let applied = Arc::new(applied);
         let mut policies = within(&self.policies, &namespace);
         if kind == Kind::StreamGateway {
             let apis = self.placed_on(&(namespace, name));

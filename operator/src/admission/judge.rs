@@ -14,7 +14,7 @@ use crate::objects::{Kind, Objects};
 use crate::read::{self, Object};
 use crate::report::is_reference;
 use crate::world::lenient_gateway;
-use crate::{problems_of, render};
+use crate::{Refusal, problems_of, render};
 
 /// Most warnings with one answer, and the longest: API servers cut off what is longer together.
 const MAX_WARNINGS: usize = 12;
@@ -70,7 +70,10 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
             let losing = refusal.problems.iter().filter(|problem| problem.message.contains(&ours));
             warnings.extend(losing.map(|problem| format!("StreamAPI {}: {problem}", refusal.name)));
         }
-        for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamPolicy) {
+        // On a gateway there are others' policies too, which are nobody else's business.
+        let own =
+            |refusal: &&Refusal| refusal.kind == Kind::StreamPolicy && refusal.namespace == applied.name.0;
+        for refusal in rendered.refused.iter().filter(own) {
             let closing = refusal.problems.iter().filter(|problem| is_section(problem));
             warnings.extend(closing.map(|problem| format!("StreamPolicy {}: {problem}", refusal.name)));
         }

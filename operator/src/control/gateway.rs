@@ -35,6 +35,15 @@ pub struct Host {
     pub url: Option<String>,
 }
 
+/// The key of an API's cursors, and where it was read.
+pub struct KnownKey {
+    /// Of the API.
+    uid: String,
+    /// Of the Secret.
+    version: String,
+    key: Vec<u8>,
+}
+
 /// Where a StreamAPI is placed, as far as gateways are concerned.
 pub enum Placed {
     /// On none.
@@ -85,19 +94,26 @@ impl Context {
         };
         let paused = gateway.annotations().get(PAUSED).is_some_and(|value| value == "true");
         let document = serde_json::to_value(gateway).expect("an object is JSON");
-        let (mut host, problems, mut failed) = match read::read(document, &name.0) {
-            Ok(Object::Gateway(read)) if !paused => {
-                let hosted = self.render_gateway(&owner, gateway, &read.spec.0, &last);
-                let problems = hosted.own.clone();
-                if problems.iter().all(report::is_reference) {
-                    let failed = self.write(&owner, &hosted.children).await.err();
-                    (Host { hosted, ..Host::default() }, problems, failed)
-                } else {
-                    (as_before(before.as_deref(), last), problems, None)
-                }
-            }
-            Ok(_) => (as_before(before.as_deref(), last), Vec::new(), None),
-            Err(unread) => (as_before(before.as_deref(), last), unread.problems, None),
+        let (mut host, problems, mut failed) = if paused {
+            (as_before(before.as_deref(), last), Vec::new(), None)
+        } else {
+            let mut problems = match read::read(document, &name.0) {
+                Ok(Object::Gateway(_)) => Vec::new(),
+                Ok(_) => vec![Problem::new("kind", "is not that of a StreamGateway")],
+                Err(unread) => unread.problems,
+            };
+            let hosted = self.render_gateway(&owner, gateway, &lenient_gateway(gateway), &last);
+            problems
+                .extend(hosted.own.iter().filter(|own| !problems.contains(own)).cloned().collect::<Vec<_>>());
+            let failed = if problems.iter().all(report::is_reference) {
+                self.write(&owner, &hosted.children).await.err()
+            } else {
+                // The pods stay as they are; policies, keys and grants of those who are served do not.
+                let delivered: Vec<_> =
+                    hosted.children.iter().filter(|child| !child.kind.is_optional()).cloned().collect();
+                self.write_some(&owner, &delivered).await.err()
+            };
+            (Host { hosted, ..Host::default() }, problems, failed)
         };
         if matches!(failed, Some(ApplyError::Ending { .. })) {
             return Ok(Action::await_change());
@@ -164,11 +180,15 @@ impl Context {
     fn kept_cursor_key(&self, api: &DynamicObject) -> Option<(String, Vec<u8>)> {
         let (namespace, name) = name_of(api);
         let secret_name = cursor_secret_name(&name);
-        let version = self.world.version_of(ChildKind::Secret, &namespace, &secret_name)?;
+        let version = self.world.version_of(ChildKind::Secret, &namespace, &secret_name);
         let found = format!("{namespace}/{name}");
-        let known = self.keys.lock().get(&found).filter(|known| known.0 == version).cloned();
-        if let Some((_, key)) = known {
-            return Some((found, key));
+        let uid = api.metadata.uid.clone().unwrap_or_default();
+        // One that was deleted is good until there is another.
+        let is_good = |known: &&KnownKey| {
+            known.uid == uid && version.as_ref().is_none_or(|version| known.version == *version)
+        };
+        if let Some(known) = self.keys.lock().get(&found).filter(is_good) {
+            return Some((found, known.key.clone()));
         }
         let secret = self.world.child(ChildKind::Secret, &namespace, &secret_name)?;
         let owner = Owner::api(&namespace, &name, api.metadata.uid.as_deref());
@@ -176,7 +196,8 @@ impl Context {
         if key.len() < 32 {
             return None;
         }
-        self.keys.lock().insert(found.clone(), (version, key.clone()));
+        let known = KnownKey { uid, version: version?, key: key.clone() };
+        self.keys.lock().insert(found.clone(), known);
         Some((found, key))
     }
 
@@ -206,7 +227,7 @@ impl Context {
     }
 }
 
-/// What the gateway was, for it cannot be read, is wrong, or is not to be touched.
+/// What the gateway was, for it is not to be touched.
 fn as_before(before: Option<&Host>, last: Config) -> Host {
     let delivered = || Host { hosted: Hosted { config: last, ..Hosted::default() }, ..Host::default() };
     before.cloned().unwrap_or_else(delivered)

@@ -118,9 +118,34 @@ fn the_youngest_are_left_out_when_not_all_fit() {
     assert_eq!(problem.at, "spec.placement.gateway");
     assert!(problem.message.contains("there is no room"), "{problem}");
     assert!(some.children.iter().any(|child| child.kind == ChildKind::Deployment));
+    // Who is there stays, whoever grows or comes.
+    let mut grown = apis.clone();
+    grown[0]["spec"]["description"] = json!((0..50).map(|_| noise()).collect::<String>());
+    let after = hosted(&objects(&grown), &some.config);
+    assert!(
+        !after.config.apis.contains_key("a/api-0") && after.config.apis.len() + 1 >= count,
+        "{}",
+        after.config.apis.len()
+    );
     // Others have the place of those that go.
     let fewer = hosted(&objects(&apis[100..]), &some.config).config.apis.len();
     assert!(fewer.abs_diff(count) < 20, "{fewer} are served instead of {count}");
+}
+
+#[test]
+fn one_that_is_too_large_by_itself_keeps_out_no_other() {
+    let mut huge = api("a/huge", 1, "");
+    huge["spec"]["servers"] =
+        json!([{"name": "log", "kafka": {"brokers": ["kafka:9092"], "tls": {"secretRef": {"name": "ca"}}}}]);
+    let mut all = objects(&[huge, api("b/shop", 2, ""), api("b/chat", 3, "")]);
+    let authority = format!("-----BEGIN CERTIFICATE-----{}", "x".repeat(950_000));
+    let secret = json!({"metadata": {"name": "ca", "namespace": "a", "labels": {"sluice.dev/use": "true"}},
+        "data": {"ca.crt": k8s_openapi::ByteString(authority.into_bytes())}});
+    all.secrets.push(serde_json::from_value(secret).expect("a Secret"));
+    let hosted = hosted(&all, &Config::default());
+    assert_eq!(served(&hosted), ["b/chat", "b/shop"]);
+    assert_eq!(hosted.problems.keys().collect::<Vec<_>>(), ["a/huge"]);
+    assert!(hosted.problems["a/huge"][0].message.contains("there is no room"), "{:?}", hosted.problems);
 }
 
 #[test]

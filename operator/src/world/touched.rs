@@ -220,11 +220,15 @@ impl Touched {
 
     /// After a list, for what went meanwhile is not told.
     pub fn everything(&self) {
-        self.placed.lock().clear();
-        for api in self.all_apis.state() {
-            let name = name_of(&api);
-            self.gateways_of(&name, &api);
-            self.dirty.apis.add(name);
+        let apis = self.all_apis.state();
+        // Whole, before anybody looks: a gateway of which a part is known would send the others away.
+        let placed = apis.iter().filter_map(|api| {
+            let gateway = gateway_of(api)?;
+            Some((name_of(api), Placed { gateway, version: Version::of(api) }))
+        });
+        *self.placed.lock() = placed.collect();
+        for api in apis {
+            self.dirty.apis.add(name_of(&api));
         }
         for gateway in self.all_gateways.state() {
             self.dirty.gateways.add(name_of(&gateway));

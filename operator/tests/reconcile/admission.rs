@@ -227,6 +227,9 @@ async fn consequences_are_told_before_a_change_is_made() {
     assert!(!said.contains("Warning"), "{said}");
     let mut rolled = two.clone();
     rolled["spec"]["placement"] = json!({"deployment": {"podTemplate": {"labels": {"team": "a"}}}});
+    // Two tries of one generation are two.
+    let said = desk.said(&shop());
+    assert!(said.contains("Warning: channel notes: is removed"), "{said}");
     let said = desk.said(&rolled);
     assert!(said.contains("Warning: pods are replaced one by one"), "{said}");
     let said = desk.said(&policy("limits", &["shop/ordres"], json!({"limits": {"connections": 5}})));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kube::Api;
-use kube::api::{DynamicObject, PostParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use sluice_operator::children::ChildKind;
 use sluice_operator::world::{api_resource, gateway_resource};
@@ -219,6 +219,12 @@ async fn an_api_moves_to_a_gateway_and_back_and_its_cursors_stay_good() {
     bed.apply(&gateway(json!({}))).await;
     bed.told("shop", "Programmed", "False", "NoPods").await;
     assert!(bed.child(ChildKind::Deployment, "shop").await.is_some());
+    // Meanwhile its own pods follow its policies.
+    bed.apply(&policy("limits", &["shop"], json!({"limits": {"maxMessageBytes": 1}}))).await;
+    eventually("its own pods keep to the policy", || async {
+        (publish(&own.url("/shop/orders"), &[], "12345").await.status == 413).then_some(())
+    })
+    .await;
     own.kill();
     let shared = Pod::gateway(&bed, "edge").await;
     bed.told("shop", "Programmed", "True", "Programmed").await;
@@ -353,12 +359,17 @@ async fn who_scales_the_pods_is_not_fought_and_turning_it_on_closes_none() {
     assert_eq!(replicas().await, Some(json!(3)), "no pod ends because somebody else decides now");
     // As the autoscaler does it.
     let deployments: Api<DynamicObject> = bed.objects(&ChildKind::Deployment.resource());
-    let mut scale = deployments.get_scale("shop-sluice").await.expect("a scale");
-    scale.spec.get_or_insert_default().replicas = Some(5);
-    deployments.replace_scale("shop-sluice", &PostParams::default(), &scale).await.expect("it is scaled");
-    let looks = operator.looks("StreamAPI").await;
-    bed.patch(&api_resource(), "shop", &json!({"spec": {"description": "another"}})).await;
-    eventually("it looked", || async { (operator.looks("StreamAPI").await > looks).then_some(()) }).await;
+    let five = json!({"spec": {"replicas": 5}});
+    let scaled = deployments.patch_scale("shop-sluice", &PatchParams::default(), &Patch::Merge(&five)).await;
+    scaled.expect("it is scaled");
+    api["spec"]["placement"]["deployment"]["podTemplate"] =
+        json!({"annotations": {"example.com/why": "another"}});
+    bed.apply(&api).await;
+    eventually("the pods are made from another template", || async {
+        let deployment = bed.child(ChildKind::Deployment, "shop").await?;
+        deployment["spec"]["template"]["metadata"]["annotations"]["example.com/why"].is_string().then_some(())
+    })
+    .await;
     assert_eq!(replicas().await, Some(json!(5)), "who scales is not fought");
     api["spec"]["placement"] = json!({"deployment": {"replicas": 1}});
     bed.apply(&api).await;

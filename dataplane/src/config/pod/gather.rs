@@ -228,12 +228,19 @@ impl Reader {
         let mut entries = BTreeMap::new();
         for (key, raw) in apis {
             let digest: [u8; 32] = Sha256::digest(raw.get()).into();
-            let known = self.0.remove(&key).filter(|known| known.0 == digest);
-            let entry = match known {
-                Some((_, entry)) => entry,
-                None => serde_json::from_str(raw.get()).map_err(|error| format!("{key}: {error}"))?,
-            };
-            entries.insert(key, (digest, entry));
+            let known = self.0.remove(&key);
+            if let Some(known) = known.as_ref().filter(|known| known.0 == digest) {
+                entries.insert(key, known.clone());
+                continue;
+            }
+            match serde_json::from_str(raw.get()) {
+                Ok(entry) => drop(entries.insert(key, (digest, entry))),
+                // Another one's change goes on: an API of a newer operator's holds up no other one.
+                Err(error) => {
+                    tracing::warn!(api = key, %error, "an API was refused; the last good one keeps serving");
+                    entries.extend(known.map(|known| (key, known)));
+                }
+            }
         }
         self.0 = entries;
         let apis = self.0.iter().map(|(key, (_, entry))| (key.clone(), entry.clone())).collect();
