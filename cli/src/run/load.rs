@@ -166,6 +166,7 @@ impl Loader {
             self.ordered().into_iter().flat_map(|file| &self.files[file].documents).collect();
         let mut assembled = documents::assemble(documents.iter().copied());
         let placed = take_placements(&mut assembled.objects.apis);
+        assembled.objects.gateways.clear();
         assembled.objects.unread.extend(self.files.values().filter_map(|file| file.suspicion.clone()));
         let rendered = sluice_operator::render(&assembled.objects, &self.config);
         let mut reports = documents::reports(documents.iter().copied(), &rendered.refused);

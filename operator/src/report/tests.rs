@@ -49,6 +49,21 @@ fn pod(name: &str, ready: bool, report: Result<Report, String>) -> PodView {
 
 const OWNER: Owner<'static> = Owner::api("a", "shop", None);
 
+/// What was found out about an API without any trouble.
+fn findings<'a>(entry: Option<&'a Entry>, pods: &'a [PodView]) -> ApiFindings<'a> {
+    ApiFindings {
+        key: "a/shop",
+        problems: &[],
+        entry,
+        owner: OWNER,
+        failed: None,
+        gateway_fault: None,
+        pods,
+        paused: false,
+        sidecars: None,
+    }
+}
+
 /// Status and reason of each condition.
 fn verdicts(
     problems: &[Problem],
@@ -56,17 +71,7 @@ fn verdicts(
     failed: Option<&ApplyError>,
     pods: &[PodView],
 ) -> BTreeMap<&'static str, (ConditionStatus, &'static str)> {
-    let findings = ApiFindings {
-        key: "a/shop",
-        problems,
-        entry,
-        owner: OWNER,
-        failed,
-        gateway_fault: None,
-        pods,
-        paused: false,
-        sidecars: None,
-    };
+    let findings = ApiFindings { problems, failed, ..findings(entry, pods) };
     let verdicts = api_verdicts(&findings);
     assert!(verdicts.iter().all(|verdict| !verdict.message.is_empty()));
     verdicts.into_iter().map(|verdict| (verdict.kind, (verdict.status, verdict.reason))).collect()
@@ -137,17 +142,7 @@ fn a_closed_channel_is_told_with_the_policy_to_look_at() {
     let policy = entry.policies.get_mut("orders").expect("a channel");
     policy.closed = Some("StreamPolicy `keys` is not in force".into());
     let entry = Some(&entry);
-    let findings = ApiFindings {
-        key: "a/shop",
-        problems: &[],
-        entry,
-        owner: OWNER,
-        failed: None,
-        gateway_fault: None,
-        pods: &[],
-        paused: false,
-        sidecars: None,
-    };
+    let findings = findings(entry, &[]);
     let resolved = api_verdicts(&findings).remove(1);
     assert_eq!((resolved.status, resolved.reason), (False, "PolicyNotInForce"));
     assert!(resolved.message.contains("orders: StreamPolicy `keys`"), "{}", resolved.message);
@@ -241,17 +236,7 @@ fn pods_without_their_sidecar_are_named_with_what_helps() {
     let pods = [pod("till-1", true, Ok(serving(&entry)))];
     let told = |sidecars: &Sidecars, pods: &[PodView]| {
         let (entry, sidecars) = (Some(&entry), Some(sidecars));
-        let findings = ApiFindings {
-            key: "a/shop",
-            problems: &[],
-            entry,
-            owner: OWNER,
-            failed: None,
-            gateway_fault: None,
-            pods,
-            paused: false,
-            sidecars,
-        };
+        let findings = ApiFindings { sidecars, ..findings(entry, pods) };
         let programmed = api_verdicts(&findings).remove(2);
         (programmed.status, programmed.reason, programmed.message)
     };
