@@ -17,12 +17,13 @@ use crate::respond::Refusal;
 use crate::server::Sink;
 use crate::telemetry::ChannelMetrics;
 use crate::telemetry::trace::ChannelTracing;
+use crate::tenant::Tenant;
 
 /// What clients of one channel share. It stays the same object across reloads, so that open
 /// streams see what changed.
 pub struct Channel {
-    /// `namespace/name` of the API.
-    pub api: Arc<str>,
+    /// Its API.
+    pub tenant: Arc<Tenant>,
     /// Name of the channel.
     pub name: Arc<str>,
     /// Metrics.
@@ -61,9 +62,9 @@ pub struct State {
 
 impl Channel {
     /// A channel in its first state.
-    pub fn new(api: &str, name: &str, metrics: Arc<ChannelMetrics>, state: State) -> Arc<Self> {
+    pub fn new(tenant: &Arc<Tenant>, name: &str, metrics: Arc<ChannelMetrics>, state: State) -> Arc<Self> {
         Arc::new(Self {
-            api: api.into(),
+            tenant: tenant.clone(),
             name: name.into(),
             metrics,
             rates: Rates::default(),
@@ -90,16 +91,19 @@ impl Channel {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Takes one of the channel's connections.
+    /// Takes one of the channel's connections, and of its API's.
     pub fn connect(self: &Arc<Self>, limit: u32) -> Result<Connection, Refusal> {
-        let taken = self
-            .connections
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| (open < limit).then_some(open + 1));
-        match taken {
+        let refused = |whose, limit| {
+            self.metrics.decision("limits", "refused");
+            Refusal::TooManyConnections { whose, limit }
+        };
+        self.tenant.connect().map_err(|limit| refused("API", limit))?;
+        let take = |open: u32| (open < limit).then_some(open + 1);
+        match self.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
             Ok(_) => Ok(Connection(self.clone())),
             Err(_) => {
-                self.metrics.decision("limits", "refused");
-                Err(Refusal::TooManyConnections { limit })
+                self.tenant.disconnect();
+                Err(refused("channel", limit))
             }
         }
     }
@@ -123,6 +127,7 @@ pub struct Connection(Arc<Channel>);
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.0.tenant.disconnect();
     }
 }
 

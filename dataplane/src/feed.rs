@@ -11,16 +11,18 @@ use tokio::sync::watch;
 
 use crate::cursor::Cursors;
 use crate::encode::{Encoder, Lane};
+use crate::feed::budget::Share;
 use crate::feed::fill::Fill;
 use crate::feed::lane::LaneState;
 use crate::feed::reader::Reader;
-use crate::feed::ring::{Body, Bounds, Budget, Entry, GapReason, Ring};
+use crate::feed::ring::{Body, Bounds, Entry, GapReason, Ring};
 use crate::feed::selection::{Seen, Selections};
 use crate::message::Position;
 use crate::server::Source;
 use crate::telemetry::ChannelMetrics;
 use crate::telemetry::trace::ChannelTracing;
 
+pub mod budget;
 mod fill;
 mod intake;
 mod lane;
@@ -161,12 +163,12 @@ impl Feed {
     pub fn new(
         settings: Settings,
         source: Source,
-        budget: Arc<Budget>,
+        share: Arc<Share>,
         metrics: Arc<ChannelMetrics>,
     ) -> Arc<Self> {
         let state = State {
             generation: 0,
-            ring: Ring::new(settings.bounds(), budget),
+            ring: Ring::new(settings.bounds(), share),
             selections: Selections::default(),
             fill: None,
             lanes: Default::default(),

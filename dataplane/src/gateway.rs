@@ -12,7 +12,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use sluice_config::channel::Format;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Channel, Connection, State};
@@ -44,8 +43,6 @@ pub struct Gateway {
     pub hosts: Vec<String>,
     /// Serves the console.
     pub console: bool,
-    /// KiB of request bodies that may be held at once.
-    pub bodies: Arc<Semaphore>,
     /// Connections that are kept alive are asked to end with their next answer: whoever is told
     /// loses no request, as it could to a connection that is closed under it.
     pub leaving: Arc<AtomicBool>,
@@ -155,12 +152,6 @@ pub struct Admitted {
 }
 
 impl Gateway {
-    /// Makes room for a request body of at most `bytes`, until it is dropped.
-    pub fn hold_body(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
-        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        self.bodies.clone().try_acquire_many_owned(kib).map_err(|_| Refusal::Overload)
-    }
-
     /// Whether the name in `Host` is one of ours.
     pub fn check_host(&self, request: &Parts) -> Result<(), Refusal> {
         check_host_name(&self.hosts, request)

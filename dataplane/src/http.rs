@@ -77,7 +77,7 @@ async fn answer(gateway: &Arc<Gateway>, peer: Peer, request: Request<Incoming>) 
         return stream(gateway.clone(), peer, parts, body).await;
     }
     let answer = match gateway.admit(&parts, peer, found) {
-        Ok(admitted) if admitted.mode == Mode::Publish => post(gateway, admitted, &parts, body).await,
+        Ok(admitted) if admitted.mode == Mode::Publish => post(admitted, &parts, body).await,
         Ok(_) => Err(Refusal::MethodNotAllowed { allow: "GET" }),
         Err(refusal) => Err(refusal),
     };
@@ -87,12 +87,7 @@ async fn answer(gateway: &Arc<Gateway>, peer: Peer, request: Request<Incoming>) 
 
 // --- publishing -----------------------------------------------------------------------------------
 
-async fn post(
-    gateway: &Gateway,
-    mut admitted: Admitted,
-    parts: &Parts,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
+async fn post(mut admitted: Admitted, parts: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {
     let limit = admitted.state.policy.limits.max_message_bytes();
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let batch = match content_type.map(essence) {
@@ -103,7 +98,8 @@ async fn post(
     let allowed = if batch.is_some() { limit.saturating_mul(BATCH_FACTOR) } else { limit };
     let read = async {
         check_head(parts, batch.is_some())?;
-        let _held = gateway.hold_body(announced(parts).unwrap_or(allowed as u64).min(allowed as u64))?;
+        let most = announced(parts).unwrap_or(allowed as u64).min(allowed as u64);
+        let _held = admitted.channel.tenant.hold_body(most)?;
         let payload = read_body(parts, body, allowed).await?;
         // The body may have taken a while: what was allowed at its beginning may not be any more.
         admitted.state = admitted.channel.state();

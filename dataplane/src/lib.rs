@@ -29,6 +29,7 @@ mod runtime;
 pub mod serve;
 mod server;
 mod telemetry;
+mod tenant;
 mod tls;
 mod transport;
 

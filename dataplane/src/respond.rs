@@ -54,6 +54,8 @@ pub enum Refusal {
     NotReady(String),
     /// A limit on open streams.
     TooManyConnections {
+        /// Whose it is: the channel's or the API's.
+        whose: &'static str,
         /// The limit.
         limit: u32,
     },
@@ -231,8 +233,8 @@ impl Refusal {
             Self::Forbidden(reason) => (*reason).into(),
             Self::Blocked => "the API is blocked by its owner".into(),
             Self::NotReady(reason) => reason.clone(),
-            Self::TooManyConnections { limit } => {
-                format!("the channel's limit of {limit} connections is reached")
+            Self::TooManyConnections { whose, limit } => {
+                format!("the {whose}'s limit of {limit} connections is reached")
             }
             Self::TooManyMessages { per_second, .. } => {
                 format!("over the limit of {per_second} messages per second")

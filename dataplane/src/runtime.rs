@@ -15,7 +15,6 @@ use crate::channel::{Channel, State};
 use crate::config::{CursorKey, Loaded, Refused};
 use crate::cursor::Cursors;
 use crate::encode::{Encoder, OCTET_STREAM};
-use crate::feed::ring::Budget;
 use crate::feed::{Feed, Settings};
 use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
@@ -24,6 +23,7 @@ use crate::runtime::frame::Frame;
 use crate::runtime::server::{KafkaClient, RunningServer};
 use crate::server::{Status, kafka};
 use crate::telemetry::trace::{Place, Tracing};
+use crate::tenant::{Commons, Tenant};
 
 mod catalog;
 mod frame;
@@ -36,7 +36,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Runtime {
     gateway: Arc<Gateway>,
     tracing: Tracing,
-    budget: Arc<Budget>,
+    commons: Arc<Commons>,
     apis: BTreeMap<String, Running>,
     clients: HashMap<[u8; 32], Arc<KafkaClient>>,
     applied: Applied,
@@ -79,6 +79,7 @@ struct Running {
     channels: BTreeMap<String, RunningChannel>,
     /// What the console shows of it.
     listing: Arc<serde_json::Value>,
+    tenant: Arc<Tenant>,
 }
 
 struct RunningChannel {
@@ -109,11 +110,11 @@ impl Drop for Watched {
 
 impl Runtime {
     /// Nothing runs yet.
-    pub fn new(gateway: Arc<Gateway>, tracing: Tracing, budget: Arc<Budget>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, tracing: Tracing, commons: Arc<Commons>) -> Self {
         Self {
             gateway,
             tracing,
-            budget,
+            commons,
             apis: BTreeMap::new(),
             clients: HashMap::new(),
             applied: Applied::default(),
@@ -131,6 +132,7 @@ impl Runtime {
                 for server in running.servers.keys() {
                     self.gateway.metrics.forget_server(&api.namespace, &api.name, server);
                 }
+                self.gateway.metrics.forget_api(&api.namespace, &api.name);
                 running.channels.into_values().for_each(|channel| remove(&channel));
             }
         }
@@ -159,6 +161,9 @@ impl Runtime {
             .collect();
         for client in unused.into_iter().filter_map(|digest| self.clients.remove(&digest)) {
             tokio::spawn(async move { client.client.close(CLOSE_PATIENCE).await });
+        }
+        for running in self.apis.values() {
+            running.tenant.limit_connections(loaded.config.api_limits.connections);
         }
         self.publish_routes();
         self.gateway.engine.recheck();
@@ -235,6 +240,7 @@ impl Runtime {
             servers,
             channels: BTreeMap::new(),
             listing: Arc::default(),
+            tenant: old.as_ref().map(|old| old.tenant.clone()).unwrap_or_else(|| self.tenant(&entry.api)),
         };
         for spec in &entry.api.spec.channels {
             let before = before.remove(&spec.name);
@@ -318,6 +324,11 @@ impl Runtime {
         })
     }
 
+    fn tenant(&self, api: &sluice_config::config::Api) -> Arc<Tenant> {
+        let seconds = self.gateway.metrics.engine_seconds(&api.namespace, &api.name);
+        Tenant::new(&api.key(), &self.commons, seconds)
+    }
+
     fn channel(
         &self,
         running: &mut Running,
@@ -326,7 +337,7 @@ impl Runtime {
         before_place: Option<(&RunningServer, &str)>,
         material: &Material,
     ) -> RunningChannel {
-        let Running { entry, keys, servers, .. } = running;
+        let Running { entry, keys, servers, tenant, .. } = running;
         let api = &entry.api;
         let server = servers.get_mut(&spec.server).expect("checked: the server exists");
         let policy =
@@ -370,7 +381,7 @@ impl Runtime {
                     }
                     feed
                 }
-                _ => Feed::new(settings, server.source(&spec.address), self.budget.clone(), metrics.clone()),
+                _ => Feed::new(settings, server.source(&spec.address), tenant.rings.clone(), metrics.clone()),
             }
         });
         let sink = spec.publish.as_ref().and_then(|_| server.sink(&spec.address));
@@ -400,7 +411,7 @@ impl Runtime {
                 before.channel.change(state);
                 before.channel
             }
-            None => Channel::new(&api.key(), &spec.name, metrics, state),
+            None => Channel::new(tenant, &spec.name, metrics, state),
         };
         RunningChannel { channel, path, feed, _watched: watched }
     }
@@ -436,7 +447,7 @@ impl Runtime {
         let metrics = &self.gateway.metrics;
         let waiting: usize = self.clients.values().map(|client| client.client.waiting()).sum();
         metrics.fetch_queue_events.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        metrics.ring_bytes.set(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
+        metrics.ring_bytes.set(i64::try_from(self.commons.rings.used()).unwrap_or(i64::MAX));
     }
 
     /// Flushes what was published and stops every client.

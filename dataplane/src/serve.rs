@@ -9,7 +9,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Shown};
 use crate::config::Loaded;
 use crate::engine::Engine;
-use crate::feed::ring::Budget;
 use crate::gateway::Gateway;
 use crate::listener::{Listener, TlsConfig};
 use crate::runtime::Runtime;
 use crate::telemetry::statsd::Statsd;
 use crate::telemetry::trace::Tracing;
 use crate::telemetry::{Metrics, otlp};
+use crate::tenant::Commons;
 use crate::tls;
 
 /// How a data plane runs. What it serves comes as [`Loaded`].
@@ -117,9 +117,8 @@ impl Server {
         let shards = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let engine = Engine::start(shards, &Handle::current()).expect("the system can start threads");
         let memory = memory_limit() as f64;
-        let budget = Arc::new(Budget::new((memory * RING_SHARE) as usize));
-        let body_kib = ((memory * BODY_SHARE) as usize / 1024).min(Semaphore::MAX_PERMITS);
-        metrics.ring_budget_bytes.set(i64::try_from(budget.limit()).unwrap_or(i64::MAX));
+        let commons = Commons::new((memory * RING_SHARE) as usize, (memory * BODY_SHARE) as usize);
+        metrics.ring_budget_bytes.set(i64::try_from(commons.rings.limit()).unwrap_or(i64::MAX));
         let leaving = Arc::new(AtomicBool::new(false));
         let gateway = Arc::new(Gateway {
             routes: Default::default(),
@@ -128,7 +127,6 @@ impl Server {
             metrics: metrics.clone(),
             hosts: options.hosts.clone(),
             console: options.console,
-            bodies: Arc::new(Semaphore::new(body_kib)),
             leaving: leaving.clone(),
             draining: CancellationToken::new(),
         });
@@ -140,7 +138,7 @@ impl Server {
             servers: Default::default(),
             metrics: metrics.clone(),
         });
-        let mut runtime = Runtime::new(gateway.clone(), export.tracing.clone(), budget);
+        let mut runtime = Runtime::new(gateway.clone(), export.tracing.clone(), commons);
         let certificate: TlsConfig = Default::default();
         let first = loaded.borrow_and_update().clone();
         if let (Some(_), Err(reason)) = (&https, take_certificate(&first, &certificate)) {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 pub mod otlp;
@@ -61,6 +61,7 @@ pub struct Metrics {
     /// Events in the fetch queues of all Kafka clients.
     pub fetch_queue_events: IntGauge,
     server_up: IntGaugeVec,
+    engine_seconds: CounterVec,
     reloads: IntCounterVec,
     /// `config_sequence`.
     pub config_sequence: IntGauge,
@@ -117,6 +118,12 @@ impl Metrics {
         )
         .expect("a valid family");
         registry.register(Box::new(feed_lag.clone())).expect("registered once");
+        let engine_seconds = CounterVec::new(
+            Opts::new("engine_seconds_total", "Time threads worked for the clients of an API beside others."),
+            &["namespace", "api"],
+        )
+        .expect("a valid family");
+        registry.register(Box::new(engine_seconds.clone())).expect("registered once");
         let start_seconds =
             Gauge::new("start_seconds", "Seconds from process start to serving.").expect("a valid gauge");
         registry.register(Box::new(start_seconds.clone())).expect("registered once");
@@ -171,6 +178,7 @@ impl Metrics {
                 "Whether the server answers: 1 or 0.",
                 &["namespace", "api", "server"],
             ),
+            engine_seconds,
             reloads: counter("config_reloads_total", "Configs taken or refused.", &["outcome"]),
             config_sequence: gauge("config_sequence", "Sequence of the config in force."),
             decisions: counter(
@@ -201,6 +209,17 @@ impl Metrics {
     pub fn forget_server(&self, namespace: &str, api: &str, server: &str) {
         // It may never have been looked at.
         let _ = self.server_up.remove_label_values(&[namespace, api, server]);
+    }
+
+    /// Time that the engine works for an API.
+    pub fn engine_seconds(&self, namespace: &str, api: &str) -> Counter {
+        self.engine_seconds.with_label_values(&[namespace, api])
+    }
+
+    /// Forgets an API that is gone.
+    pub fn forget_api(&self, namespace: &str, api: &str) {
+        // It is there from the API's beginning on.
+        let _ = self.engine_seconds.remove_label_values(&[namespace, api]);
     }
 
     /// Counts a config taken (`applied`) or refused (`refused`).

@@ -79,6 +79,7 @@ pub fn host(
     }
     let mut material = rendered.material.clone();
     let mut config = rendered.config.clone();
+    config.api_limits = spec.api_limits.clone();
     certificate(owner, spec, objects, &mut config, &mut material);
     let name = (owner.namespace.to_owned(), owner.name.to_owned());
     hosted.own = problems_of(objects, &rendered, Kind::StreamGateway, &name);
@@ -207,11 +208,16 @@ impl Whole<'_> {
     }
 }
 
+/// What `config` says of the gateway itself.
+fn frame(config: &Config) -> Config {
+    let Config { certificate, api_limits, .. } = config;
+    Config { certificate: certificate.clone(), api_limits: api_limits.clone(), ..Config::default() }
+}
+
 /// `config` with the APIs `some`, numbered after `last`.
 fn with(config: &Config, some: &[String], last: &Config) -> Config {
     let apis = some.iter().filter_map(|key| Some((key.clone(), config.apis.get(key)?.clone())));
-    let mut config =
-        Config { sequence: last.sequence, apis: apis.collect(), certificate: config.certificate.clone() };
+    let mut config = Config { sequence: last.sequence, apis: apis.collect(), ..frame(config) };
     config.sequence += u64::from(config != *last);
     config
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::StreamApiSpec;
+use crate::placement::ApiLimits;
 use crate::policy::ChannelPolicy;
 
 /// Key of the rendered [`Config`] in its ConfigMap, as JSON. The number is the format's version.
@@ -52,6 +53,9 @@ pub struct Config {
     /// Of a shared gateway, SHA-256 (hex) of the `tls.crt` and `tls.key` that its HTTPS listener shows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificate: BTreeMap<String, String>,
+    /// Of a shared gateway, what each API may take.
+    #[serde(default, skip_serializing_if = "ApiLimits::is_default")]
+    pub api_limits: ApiLimits,
 }
 
 /// One API as rendered. `revision` is a digest of everything else but `generation`: equal

@@ -21,7 +21,7 @@ mod sidecar;
 
 pub use autoscaling::Autoscaling;
 pub use check::{check, check_gateway, is_label_value};
-pub use gateway::{AllowedFrom, AllowedNamespaces, GatewayRef, StreamGatewaySpec};
+pub use gateway::{AllowedFrom, AllowedNamespaces, ApiLimits, GatewayRef, StreamGatewaySpec};
 pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, SidecarResources, Update};
 
 /// Where the API's data plane runs. Exactly one kind is set. `sluice run` serves every API in its

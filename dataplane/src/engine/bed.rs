@@ -18,12 +18,12 @@ pub use crate::engine::Stream;
 use crate::engine::mailbox::{Command, Mailbox};
 use crate::engine::shard::Shard;
 pub use crate::feed::Selector;
-use crate::feed::ring::Budget;
 use crate::feed::{Feed, Settings, Start, wall_clock};
 use crate::message::{Incarnation, Record};
 use crate::policy::{Policy, Principal};
 use crate::server::{Inlet, Opening, Sink, Source, memory};
 use crate::telemetry::Metrics;
+use crate::tenant::{Commons, Tenant};
 
 #[cfg(test)]
 mod peer;
@@ -42,6 +42,7 @@ pub struct Bed {
     mailbox: Arc<Mailbox>,
     /// How many clients the shard has.
     pub open: watch::Sender<usize>,
+    commons: Arc<Commons>,
     /// The channel.
     pub channel: Arc<Channel>,
     /// What its clients read.
@@ -65,6 +66,25 @@ impl Bed {
 
     /// A bed, and its shard to run by hand.
     pub fn with_shard(window: u32, slow_consumer: &str) -> (Self, Shard) {
+        let mailbox = Arc::new(Mailbox::default());
+        let open = watch::Sender::new(0);
+        let shard = Shard::new(mailbox.clone(), Handle::current(), open.clone());
+        let commons = Commons::new(1 << 30, 1 << 30);
+        (Self::of("a", (window, slow_consumer), mailbox, open, commons), shard)
+    }
+
+    /// The bed of another API on the same shard.
+    pub fn neighbour(&self, api: &str, window: u32) -> Self {
+        Self::of(api, (window, "disconnect"), self.mailbox.clone(), self.open.clone(), self.commons.clone())
+    }
+
+    fn of(
+        api: &str,
+        (window, slow_consumer): (u32, &str),
+        mailbox: Arc<Mailbox>,
+        open: watch::Sender<usize>,
+        commons: Arc<Commons>,
+    ) -> Self {
         let spec: sluice_config::Channel = serde_json::from_value(serde_json::json!({
             "name": "c", "server": "s", "address": "a",
             "subscribe": {
@@ -75,8 +95,10 @@ impl Bed {
             "publish": {"transports": {"websocket": {}}},
         }))
         .expect("a channel");
-        let metrics = Metrics::new().channel("n", "a", "c");
-        let cursors = Cursors::new("n", "a", "c", &[CursorKey([7; 32])]);
+        let all = Metrics::new();
+        let metrics = all.channel("n", api, "c");
+        let tenant = Tenant::new(&format!("n/{api}"), &commons, all.engine_seconds("n", api));
+        let cursors = Cursors::new("n", api, "c", &[CursorKey([7; 32])]);
         let encoder = Encoder {
             source: "/n/a/c".into(),
             event_type: "t".into(),
@@ -92,8 +114,7 @@ impl Bed {
             tracing: Default::default(),
         };
         let log = memory::Log::new("a");
-        let budget = Arc::new(Budget::new(1 << 30));
-        let feed = Feed::new(settings, Source::Memory(log.clone()), budget, metrics.clone());
+        let feed = Feed::new(settings, Source::Memory(log.clone()), tenant.rings.clone(), metrics.clone());
         let state = State {
             spec,
             lifecycle: Default::default(),
@@ -105,15 +126,12 @@ impl Bed {
             tracing: Default::default(),
             removed: false,
         };
-        let channel = Channel::new("n/a", "c", metrics, state);
-        let mailbox = Arc::new(Mailbox::default());
-        let open = watch::Sender::new(0);
-        let shard = Shard::new(mailbox.clone(), Handle::current(), open.clone());
+        let channel = Channel::new(&tenant, "c", metrics, state);
         let (inlet, incarnation) = (Inlet(feed.clone(), 1), Incarnation::new("a", b"1"));
         let (starts, ends) = (vec![0; PARTITIONS], vec![0; PARTITIONS]);
         inlet.open(Opening { incarnation: incarnation.clone(), starts, ends });
         let (published, heads) = (0, [0; PARTITIONS]);
-        (Self { mailbox, open, channel, feed, inlet, cursors, incarnation, published, heads }, shard)
+        Self { mailbox, open, commons, channel, feed, inlet, cursors, incarnation, published, heads }
     }
 
     /// Publishes the next number, and `size` bytes more, and tells its partition.

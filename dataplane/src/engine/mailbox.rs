@@ -83,6 +83,11 @@ impl Mailbox {
     /// Takes the mail.
     pub fn take(&self, mail: &mut Mail) {
         mail.commands.append(&mut self.commands.lock());
+        self.take_turns(mail);
+    }
+
+    /// Takes of the mail what wants a turn; commands wait.
+    pub fn take_turns(&self, mail: &mut Mail) {
         mail.ready.append(&mut self.ready.lock());
         mail.moved.append(&mut self.moved.lock());
     }

@@ -14,12 +14,14 @@ use crate::engine::Attachment;
 use crate::engine::client::{Client, Flow, Standing, Tally};
 use crate::engine::mailbox::{ClientWake, Command, FeedWatch, Mail, Mailbox};
 use crate::engine::shard::group::ShardFeed;
+use crate::engine::shard::turns::Turns;
 use crate::engine::shard::walk::Walk;
 use crate::feed::ring::GapReason;
 use crate::feed::{Batch, Feed, Start, View};
 use crate::telemetry::DropReason;
 
 mod group;
+mod turns;
 mod walk;
 
 /// How often time-driven things are looked at.
@@ -47,6 +49,7 @@ pub struct Shard {
     spare: Batch,
     serial: u64,
     tick: usize,
+    turns: Turns,
 }
 
 impl Shard {
@@ -67,6 +70,7 @@ impl Shard {
             spare: Batch::default(),
             serial: 0,
             tick: 0,
+            turns: Turns::default(),
         }
     }
 
@@ -86,12 +90,7 @@ impl Shard {
             for command in mail.commands.drain(..) {
                 self.on_command(command);
             }
-            for feed in mail.moved.drain(..) {
-                self.on_moved(feed);
-            }
-            for client in mail.ready.drain(..) {
-                self.on_ready(client);
-            }
+            self.give_all(&mut mail);
             self.bury();
         }
     }
@@ -133,7 +132,7 @@ impl Shard {
         if let Some(feed) = feed {
             let lane = client.lane;
             let view = feed.enter(lane, selector.as_ref());
-            let slot = self.feed_slot(&feed);
+            let slot = self.feed_slot(&feed, key);
             let seat = self.feeds[slot].seat(slot, key, lane, view);
             self.feeds[slot].waiting += 1;
             (self.clients[key].seat, self.clients[key].view) = (Some(seat), view);
@@ -145,14 +144,16 @@ impl Shard {
         self.on_ready(key);
     }
 
-    fn feed_slot(&mut self, feed: &Arc<Feed>) -> usize {
+    fn feed_slot(&mut self, feed: &Arc<Feed>, client: usize) -> usize {
         if let Some((slot, _)) = self.feeds.iter().find(|(_, known)| Arc::ptr_eq(&known.feed, feed)) {
             return slot;
         }
         let entry = self.feeds.vacant_entry();
         let slot = entry.key();
         let walked = feed.range(View::ALL).1;
-        entry.insert(ShardFeed::new(feed, FeedWatch::new(self.mailbox.clone(), slot, walked)));
+        let tenant = &self.clients[client].channel.tenant;
+        entry.insert(ShardFeed::new(feed, tenant, FeedWatch::new(self.mailbox.clone(), slot, walked)));
+        self.look_who_shares();
         slot
     }
 
@@ -287,8 +288,8 @@ impl Shard {
             metrics.connections.dec();
             let reason = client.closing.as_ref().map_or("gone", |closing| closing.reason);
             client.channel.metrics.closed(metrics, reason);
-            let Channel { api, name, .. } = &*client.channel;
-            tracing::debug!(%api, channel = %name, reason, "stream closed");
+            let Channel { tenant, name, .. } = &*client.channel;
+            tracing::debug!(api = %tenant.api, channel = %name, reason, "stream closed");
             drop(client);
             self.open.send_modify(|open| *open -= 1);
         }
@@ -300,6 +301,7 @@ impl Shard {
         for slot in idle {
             let shard_feed = self.feeds.remove(slot);
             shard_feed.feed.unwatch(&shard_feed.watcher);
+            self.look_who_shares();
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::feed::Selector;
 use crate::respond::Refusal;
 
 mod model;
+mod neighbours;
 mod reference;
 
 const LANES: [Lane; 4] = [Lane::WsRaw, Lane::WsJson, Lane::SseRaw, Lane::SseCloudEvents];

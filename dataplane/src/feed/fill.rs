@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::feed::ring::{Bounds, Budget, Entry};
+use crate::feed::budget::Share;
+use crate::feed::ring::{Bounds, Entry};
 
 /// Records of the past, per partition.
 pub struct Fill {
@@ -18,18 +19,18 @@ pub struct Fill {
     count: usize,
     bytes: usize,
     bounds: Bounds,
-    budget: Arc<Budget>,
+    share: Arc<Share>,
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        self.budget.give(self.bytes);
+        self.share.give(self.bytes);
     }
 }
 
 impl Fill {
     /// Starts at `starts`; the past ends at `ends`.
-    pub fn new(starts: Vec<i64>, ends: Vec<i64>, bounds: Bounds, budget: Arc<Budget>) -> Self {
+    pub fn new(starts: Vec<i64>, ends: Vec<i64>, bounds: Bounds, share: Arc<Share>) -> Self {
         let partitions = starts.len();
         Self {
             queues: vec![VecDeque::new(); partitions],
@@ -41,7 +42,7 @@ impl Fill {
             count: 0,
             bytes: 0,
             bounds,
-            budget,
+            share,
         }
     }
 
@@ -50,7 +51,7 @@ impl Fill {
         let partition = entry.partition as usize;
         if partition >= self.queues.len() {
             self.bytes += entry.size();
-            self.budget.take(entry.size());
+            self.share.take(entry.size());
             self.live.push(entry);
             return;
         }
@@ -59,7 +60,7 @@ impl Fill {
         }
         self.positions[partition] = entry.next;
         self.bytes += entry.size();
-        self.budget.take(entry.size());
+        self.share.take(entry.size());
         if entry.next > self.ends[partition] {
             self.live.push(entry);
             return;
@@ -113,7 +114,7 @@ impl Fill {
         let entry = self.queues[partition].pop_front()?;
         self.count -= 1;
         self.bytes -= entry.size();
-        self.budget.give(entry.size());
+        self.share.give(entry.size());
         Some(entry)
     }
 }
@@ -131,6 +132,7 @@ pub struct Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feed::budget::Budget;
     use crate::feed::ring::Body;
     use crate::message::Record;
 
@@ -151,7 +153,7 @@ mod tests {
             starts.to_vec(),
             ends.to_vec(),
             Bounds { messages, bytes: 1 << 20, age: 1 << 40 },
-            Arc::new(Budget::new(1 << 30)),
+            Share::of(&Arc::new(Budget::new(1 << 30))),
         )
     }
 

@@ -78,7 +78,7 @@ impl Feed {
             state.ring.reset(opening.incarnation, opening.starts.clone(), opening.ends.clone());
             state.selections.restart();
             state.lanes.iter_mut().flatten().for_each(|lane| lane.clear());
-            let fill = Fill::new(opening.starts, opening.ends, bounds, state.ring.budget());
+            let fill = Fill::new(opening.starts, opening.ends, bounds, state.ring.share());
             if fill.is_done() {
                 state.fill = None;
             } else {
@@ -193,7 +193,7 @@ impl Feed {
 
 impl State {
     pub(super) fn close(&mut self) {
-        self.ring = Ring::new(self.settings.bounds(), self.ring.budget());
+        self.ring = Ring::new(self.settings.bounds(), self.ring.share());
         self.fill = None;
         self.lanes.iter_mut().flatten().for_each(|lane| lane.clear());
     }

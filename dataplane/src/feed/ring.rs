@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::feed::budget::Share;
 use crate::message::{Incarnation, Position, Record};
 
 /// Why messages are missing, as clients are told.
@@ -102,47 +102,6 @@ pub struct Bounds {
     pub age: i64,
 }
 
-/// The bytes that all rings of a process may hold together.
-#[derive(Debug)]
-pub struct Budget {
-    limit: usize,
-    used: AtomicUsize,
-    rings: AtomicUsize,
-}
-
-impl Budget {
-    /// A budget of `limit` bytes.
-    pub const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), rings: AtomicUsize::new(0) }
-    }
-
-    /// Bytes allowed.
-    pub const fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Bytes held.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes are held from now on.
-    pub fn take(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes are not held any more.
-    pub fn give(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether a ring that holds `bytes` must give some back: the budget is spent, and it has more
-    /// than its share.
-    fn is_over(&self, bytes: usize) -> bool {
-        self.used() > self.limit && bytes > self.limit / self.rings.load(Ordering::Relaxed).max(1)
-    }
-}
-
 /// Where a client starts in the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -168,7 +127,7 @@ pub struct Ring {
     marks: VecDeque<Mark>,
     bytes: usize,
     bounds: Bounds,
-    budget: Arc<Budget>,
+    share: Arc<Share>,
 }
 
 /// Entries between two [`Mark`]s.
@@ -183,15 +142,15 @@ struct Mark {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.budget.give(self.bytes);
-        self.budget.rings.fetch_sub(1, Ordering::Relaxed);
+        self.share.give(self.bytes);
+        self.share.remove_ring();
     }
 }
 
 impl Ring {
     /// An empty ring that belongs to no incarnation yet.
-    pub fn new(bounds: Bounds, budget: Arc<Budget>) -> Self {
-        budget.rings.fetch_add(1, Ordering::Relaxed);
+    pub fn new(bounds: Bounds, share: Arc<Share>) -> Self {
+        share.add_ring();
         Self {
             incarnation: None,
             base: Vec::new(),
@@ -203,7 +162,7 @@ impl Ring {
             marks: VecDeque::new(),
             bytes: 0,
             bounds,
-            budget,
+            share,
         }
     }
 
@@ -232,9 +191,9 @@ impl Ring {
         self.first + self.entries.len() as u64
     }
 
-    /// The budget that the ring draws on.
-    pub fn budget(&self) -> Arc<Budget> {
-        self.budget.clone()
+    /// What the ring draws on.
+    pub fn share(&self) -> Arc<Share> {
+        self.share.clone()
     }
 
     /// Messages held.
@@ -270,7 +229,7 @@ impl Ring {
         self.life = self.first;
         self.entries.clear();
         self.marks.clear();
-        self.budget.give(self.bytes);
+        self.share.give(self.bytes);
         self.bytes = 0;
         self.incarnation = Some(incarnation);
         self.base.clone_from(&starts);
@@ -308,7 +267,7 @@ impl Ring {
         }
         self.head[partition] = entry.next;
         self.bytes += size;
-        self.budget.take(size);
+        self.share.take(size);
         let now = entry.since;
         self.entries.push_back(entry);
         self.evict(now);
@@ -338,7 +297,7 @@ impl Ring {
             let Some(entry) = self.entries.pop_front() else { return };
             let size = entry.size();
             self.bytes -= size;
-            self.budget.give(size);
+            self.share.give(size);
             self.base[entry.partition as usize] = entry.next;
             self.first += 1;
             self.marks.pop_front_if(|mark| mark.seq < self.first);
@@ -348,7 +307,7 @@ impl Ring {
     fn is_over(&self, now: i64) -> bool {
         self.entries.len() > self.bounds.messages
             || self.bytes > self.bounds.bytes
-            || self.budget.is_over(self.bytes)
+            || self.share.is_over(self.bytes)
             || self.entries.front().is_some_and(|entry| now.saturating_sub(entry.since) > self.bounds.age)
     }
 
@@ -408,13 +367,14 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feed::budget::Budget;
 
     fn bounds(messages: usize) -> Bounds {
         Bounds { messages, bytes: 1 << 20, age: 1_000_000 }
     }
 
     fn ring(messages: usize, starts: &[i64]) -> Ring {
-        let mut ring = Ring::new(bounds(messages), Arc::new(Budget::new(1 << 30)));
+        let mut ring = Ring::new(bounds(messages), Share::of(&Arc::new(Budget::new(1 << 30))));
         ring.reset(Incarnation::new("t", b"1"), starts.to_vec(), starts.to_vec());
         ring
     }
@@ -494,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_position_beyond_the_end_is_told_from_one_not_read_yet() {
-        let mut ring = Ring::new(bounds(10), Arc::new(Budget::new(1 << 30)));
+        let mut ring = Ring::new(bounds(10), Share::of(&Arc::new(Budget::new(1 << 30))));
         ring.reset(Incarnation::new("t", b"1"), vec![0, 0], vec![4, 0]);
         assert!(!ring.place(&[4, 0]).beyond);
         assert!(ring.place(&[5, 0]).beyond);
@@ -515,7 +475,7 @@ mod tests {
     #[test]
     fn bounds_hold_and_the_budget_balances() {
         let budget = Arc::new(Budget::new(10_000));
-        let mut ring = Ring::new(Bounds { messages: 1000, bytes: 100_000, age: 50 }, budget.clone());
+        let mut ring = Ring::new(Bounds { messages: 1000, bytes: 100_000, age: 50 }, Share::of(&budget));
         ring.reset(Incarnation::new("t", b"1"), vec![0], vec![0]);
         for offset in 0..500 {
             let record = Record {
@@ -535,6 +495,44 @@ mod tests {
         assert_eq!(ring.len(), 1, "the newest entry stays whatever its age");
         drop(ring);
         assert_eq!(budget.used(), 0);
+    }
+
+    /// A ring of messages of 100 bytes and what it keeps of `count`.
+    fn filled(share: &Arc<Share>, count: i64) -> Ring {
+        let mut ring = Ring::new(Bounds { messages: 1000, bytes: 100_000, age: 50 }, share.clone());
+        ring.reset(Incarnation::new("t", b"1"), vec![0], vec![0]);
+        fill(&mut ring, 0..count);
+        ring
+    }
+
+    fn fill(ring: &mut Ring, offsets: std::ops::Range<i64>) {
+        for offset in offsets {
+            let payload = Some(vec![0; 100].into());
+            let record =
+                Record { partition: 0, offset, timestamp: None, key: None, headers: Vec::new(), payload };
+            let body = Body::Message(Arc::new(record));
+            ring.append(Entry { partition: 0, next: offset + 1, since: 0, body });
+        }
+    }
+
+    #[test]
+    fn the_rings_of_an_api_give_no_more_than_an_equal_part_to_another() {
+        let budget = Arc::new(Budget::new(100_000));
+        let (greedy, modest) = (Share::of(&budget), Share::of(&budget));
+        let modest = filled(&modest, 100);
+        let (kept, size) = (modest.len(), modest.bytes() / modest.len());
+        assert_eq!(kept, 100);
+        let mut rings: Vec<Ring> = (0..10).map(|_| filled(&greedy, 100)).collect();
+        for ring in &mut rings {
+            fill(ring, 100..300);
+        }
+        let mut modest = modest;
+        fill(&mut modest, 100..150);
+        assert_eq!(modest.len(), 150, "less than its part: it keeps all");
+        rings.iter_mut().for_each(|ring| ring.evict(0));
+        let held: usize = rings.iter().map(Ring::bytes).sum();
+        assert!(budget.used() <= 100_000 + size, "{} of 100,000", budget.used());
+        assert!(held >= 50_000 - 10 * size, "the rest is the other's, not nobody's: {held}");
     }
 
     #[test]

@@ -35,6 +35,28 @@ pub struct StreamGatewaySpec {
     /// Which namespaces' StreamAPIs may be served here. Their credentials are copied into this
     /// gateway's namespace, and taking a namespace away ends what is served of it.
     pub allowed_namespaces: AllowedNamespaces,
+    /// What each API may take of every pod, besides its part of what they all share.
+    #[serde(skip_serializing_if = "ApiLimits::is_default")]
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+    pub api_limits: ApiLimits,
+}
+
+/// Limits of each API of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiLimits {
+    /// Streams that all channels of one API may have open on one pod. Default: what its channels allow
+    /// (`limits.connections` of a StreamPolicy). Those that are open stay when it is lowered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<u32>,
+}
+
+impl ApiLimits {
+    /// Whether nothing is limited.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Namespaces whose StreamAPIs a gateway serves.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES, api_of_cursor_key};
+use sluice_config::placement::ApiLimits;
 use sluice_config::{Entry, Material};
 
 use crate::config::{CursorKey, Loaded, TlsMaterial};
@@ -167,6 +168,7 @@ impl Gatherer {
             loaded.config.sequence += config.sequence;
             loaded.config.apis.extend(config.apis.clone());
             loaded.config.certificate.extend(config.certificate.clone());
+            loaded.config.api_limits.clone_from(&config.api_limits);
         }
         loaded.material.0.extend(self.values.0.clone());
         loaded.cursor_keys.extend(self.keys.clone());
@@ -202,6 +204,8 @@ struct Outline<'a> {
     apis: BTreeMap<String, &'a RawValue>,
     #[serde(default)]
     certificate: BTreeMap<String, String>,
+    #[serde(default, rename = "apiLimits")]
+    api_limits: ApiLimits,
 }
 
 /// Reads configs, and of each only what was not in the one before: of a gateway with hundreds of APIs a
@@ -223,7 +227,7 @@ impl Reader {
                 return Err(format!("the ConfigMap has neither {CONFIG_KEY} nor {CONFIG_KEY_ZSTD}"));
             }
         };
-        let Outline { sequence, apis, certificate } =
+        let Outline { sequence, apis, certificate, api_limits } =
             serde_json::from_slice(text).map_err(|error| error.to_string())?;
         let mut entries = BTreeMap::new();
         for (key, raw) in apis {
@@ -244,7 +248,7 @@ impl Reader {
         }
         self.0 = entries;
         let apis = self.0.iter().map(|(key, (_, entry))| (key.clone(), entry.clone())).collect();
-        Ok(Config { sequence, apis, certificate })
+        Ok(Config { sequence, apis, certificate, api_limits })
     }
 }
 

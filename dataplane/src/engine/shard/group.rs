@@ -10,10 +10,13 @@ use crate::encode::Lane;
 use crate::engine::client::Seat;
 use crate::engine::mailbox::FeedWatch;
 use crate::feed::{Feed, Placed, View, Watcher};
+use crate::tenant::Tenant;
 
 /// A feed with clients on a shard.
 pub(in crate::engine) struct ShardFeed {
     pub(in crate::engine) feed: Arc<Feed>,
+    /// The API that it is of.
+    pub(super) tenant: Arc<Tenant>,
     pub(super) watch: Arc<FeedWatch>,
     pub(super) watcher: Arc<dyn Watcher>,
     pub(super) groups: Slab<Group>,
@@ -40,12 +43,12 @@ pub(super) struct Group {
 
 impl ShardFeed {
     /// Nobody reads it here yet.
-    pub(super) fn new(feed: &Arc<Feed>, watch: FeedWatch) -> Self {
+    pub(super) fn new(feed: &Arc<Feed>, tenant: &Arc<Tenant>, watch: FeedWatch) -> Self {
         let watch = Arc::new(watch);
         let watcher: Arc<dyn Watcher> = watch.clone();
         feed.watch(watcher.clone());
-        let (feed, groups) = (feed.clone(), Slab::new());
-        Self { feed, watch, watcher, groups, waiting: 0, written: None, due: None }
+        let (feed, tenant, groups) = (feed.clone(), tenant.clone(), Slab::new());
+        Self { feed, tenant, watch, watcher, groups, waiting: 0, written: None, due: None }
     }
 
     /// A client sits down with those that are written the same. `slot` is the feed's.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sluice_config::channel::SlowConsumer;
 use tokio::time::Instant;
 
+use super::turns::Turn;
 use super::{Shard, ShardFeed};
 use crate::encode::Lane;
 use crate::engine::client::{Flow, Standing, Tally};
@@ -17,6 +18,8 @@ use crate::telemetry::DropReason;
 const CACHED_BATCHES: usize = 8;
 /// Batches one client may be written before others get their turn.
 const TURN_BATCHES: usize = 8;
+/// Clients of a walk between two looks at the time.
+const CLIENTS_AT_ONCE: usize = 16;
 
 impl Shard {
     /// A feed moved: its clients are written to now, or a little later together with what follows.
@@ -35,14 +38,12 @@ impl Shard {
         let due = |feed: &ShardFeed| feed.due.is_some_and(|due| due <= now);
         let slots: Vec<usize> =
             self.feeds.iter().filter(|(_, feed)| due(feed)).map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.walk(slot);
-        }
+        self.give_turns(slots.into_iter().map(Turn::Due));
         self.next_due = self.feeds.iter().filter_map(|(_, feed)| feed.due).min();
     }
 
     /// Writes what is due to every client of a feed that can take it.
-    fn walk(&mut self, slot: usize) {
+    pub(super) fn walk(&mut self, slot: usize) {
         let shard_feed = &mut self.feeds[slot];
         let feed = shard_feed.feed.clone();
         shard_feed.written = Some(Instant::now());
@@ -56,7 +57,7 @@ impl Shard {
         let (views, mut keys) =
             (groups.iter().map(|(_, group)| group.view), groups.iter().map(|(key, _)| key));
         let next = feed.ranges(views, |range| ranges.extend(keys.next().map(|key| (key, range))));
-        // Nobody comes or goes during a walk.
+        // Nobody comes or goes during a walk, not even while others have their turn in between.
         for (key, range) in ranges.iter().copied() {
             let group = &mut self.feeds[slot].groups[key];
             let due = group.walk(range.1, next);
@@ -102,6 +103,9 @@ impl Shard {
         let mut walk = Walk { view, oldest, end, now: Instant::now(), batches, used: 0 };
         let mut tally = Tally::default();
         for index in 0..self.feeds[slot].groups[group].clients.len() {
+            if index % CLIENTS_AT_ONCE == CLIENTS_AT_ONCE - 1 {
+                self.let_others(&channel.tenant);
+            }
             let key = self.feeds[slot].groups[group].clients[index];
             if self.clients[key].is_receiving() {
                 self.advance(key, feed, &mut tally, &mut walk);
