@@ -52,6 +52,8 @@ const AIMS: &[Aim] = &[
     aim("i", EACH, Bound::Times(0.45, "Bento")),
     aim("i-half", P99, Bound::Plus(2.0, "librdkafka alone")),
     aim("j-1000", P99, Bound::AtMost(10.0)),
+    Aim { table: "n", system: "beside 100/s to 1,000", measure: P99, bound: Bound::Times(1.1, "alone") },
+    Aim { table: "n", system: "beside 400/s to 1,000", measure: P99, bound: Bound::Times(1.1, "alone") },
     aim("start", RESIDENT, Bound::AtMost(20.0)),
     aim("start", START, Bound::AtMost(300.0)),
 ];

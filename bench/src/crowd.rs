@@ -1,7 +1,8 @@
-//! What disturbs the clients that are measured: others that come in thousands, and others that
-//! hardly read. Each kind on a thread of its own.
+//! What disturbs the clients that are measured: others that come in thousands, others that hardly
+//! read, and those of another API. Each kind on a thread of its own.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -132,4 +133,54 @@ fn small(to: &Subscription) -> Result<Client> {
         std::thread::yield_now();
     }
     Ok(client)
+}
+
+/// Clients that read all they are sent and look at none of it, when nobody else wants the core.
+#[derive(Debug)]
+pub struct Drinkers {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<f64>>,
+}
+
+impl Drinkers {
+    /// Opens `count` clients.
+    pub fn start(to: &Subscription, count: usize) -> Result<Self> {
+        let mut sockets = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut socket = TcpStream::connect(("127.0.0.1", to.port))?;
+            socket.write_all(to.request.as_bytes())?;
+            socket.set_nonblocking(true)?;
+            sockets.push(socket);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        Ok(Self { stop, thread: std::thread::spawn(move || drink(sockets, &stopped)) })
+    }
+
+    /// They leave. How many MiB they read in a second.
+    pub fn finish(self) -> Result<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("drinkers do not panic")
+    }
+}
+
+fn drink(mut sockets: Vec<TcpStream>, stop: &AtomicBool) -> Result<f64> {
+    be_nice();
+    let mut epoll = Epoll::new()?;
+    for (name, socket) in sockets.iter().enumerate() {
+        epoll.add(socket, name)?;
+    }
+    let (begun, mut bytes, mut buffer) = (Instant::now(), 0, vec![0; 64 * 1024]);
+    while !stop.load(Ordering::Relaxed) {
+        for (name, _) in epoll.wait(10)? {
+            bytes += sockets[name].read(&mut buffer)?;
+        }
+    }
+    Ok(bytes as f64 / (1024.0 * 1024.0) / begun.elapsed().as_secs_f64())
+}
+
+/// This thread runs when no other one of its core wants to.
+fn be_nice() {
+    // SAFETY: no pointers are passed; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }

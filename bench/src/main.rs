@@ -34,6 +34,7 @@ mod idle;
 mod librdkafka;
 mod load;
 mod measure;
+mod neighbours;
 mod part;
 mod peer;
 mod publish;

@@ -8,7 +8,7 @@ use crate::broker::Publisher;
 use crate::entrant::{Entrant, Stage};
 use crate::report::{Report, Values};
 use crate::scenario::{Scale, Scenario, Work, thousands};
-use crate::{broker, change, curve, disturbed, fanout, idle, saturation, selecting};
+use crate::{broker, change, curve, disturbed, fanout, idle, neighbours, saturation, selecting};
 
 /// Where results go.
 pub struct Run<'a> {
@@ -80,6 +80,15 @@ impl Run<'_> {
                     let system = format!("Sluice, distinct selections: {distinct}");
                     self.turn(("k", &title), &system, |_, scale| {
                         selecting::measure(scale, *clients, *distinct)
+                    });
+                }
+            }
+            Work::Neighbours(rates) => {
+                let title =
+                    "A quiet API, 50 WebSocket clients, 200 B at 100/s, beside a hot one in the same process";
+                for rate in *rates {
+                    self.turn(("n", title), &neighbours::row(*rate), |stage, scale| {
+                        neighbours::measure(stage, scale, *rate)
                     });
                 }
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::entrant::Entrant;
 use crate::load::Window;
+use crate::neighbours;
 
 /// Something to measure, by its name on the command line.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub enum Work {
     Slow(usize),
     /// So many clients, each with a selection, of which there are so many.
     Selections(usize, &'static [u64]),
+    /// A quiet API beside a hot one, at these rates.
+    Neighbours(&'static [u32]),
     /// HTTP to Kafka.
     Publish,
     /// A changed file with so many channels.
@@ -109,6 +112,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ..fanout("l", 1000, 100)
         }]),
     },
+    Scenario { name: "n", repeats: 3, work: Work::Neighbours(&neighbours::RATES) },
     Scenario { name: "start", repeats: 5, work: Work::Start },
     Scenario { name: "curves", repeats: 1, work: Work::Curves },
 ];

@@ -119,6 +119,8 @@ impl Shard {
         }
         *looked = Instant::now();
         self.charge(tenant);
+        // With fewer cores than threads, what there is for others may still be on its way here.
+        std::thread::yield_now();
         let mut came = Mail::default();
         self.mailbox.take_turns(&mut came);
         let moved = came.moved.into_iter().map(Turn::Moved);
