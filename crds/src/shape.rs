@@ -15,7 +15,8 @@ use crate::{StreamAPI, StreamGateway, StreamPolicy};
 
 mod words;
 
-pub use words::{DURATION, clip, clip_to, nearest};
+pub use sluice_config::shown::{clip, clip_to};
+pub use words::{DURATION, nearest};
 
 /// Problems listed of one document; a mangled one has no more to say after that.
 const MAX_PROBLEMS: usize = 100;
@@ -139,7 +140,7 @@ fn check_object(schema: &Value, fields: &Map<String, Value>, at: &str, found: &m
     if let Some(inner) = schema.get("additionalProperties") {
         check_count(schema, fields.len(), ["minProperties", "maxProperties"], "entries", at, found);
         for (key, value) in fields {
-            check(inner, value, &format!("{at}[{:?}]", words::clip(key)), found);
+            check(inner, value, &format!("{at}[{:?}]", clip(key)), found);
         }
         return;
     }
@@ -193,7 +194,7 @@ fn check_list(schema: &Value, items: &[Value], at: &str, found: &mut Found) {
         let Some(key) = key else { continue };
         if let Some(first) = seen.insert(key, index) {
             seen.insert(key, first);
-            let key = words::clip(key);
+            let key = clip(key);
             found.add(&at, format!("`{key}` stands at {name}[{first}] too; give each its own"));
         }
     }
@@ -307,7 +308,7 @@ fn join(at: &str, name: &str) -> String {
     match (plain, at) {
         (true, "") => name.to_owned(),
         (true, at) => format!("{at}.{name}"),
-        (false, at) => format!("{at}[{:?}]", words::clip(name)),
+        (false, at) => format!("{at}[{:?}]", clip(name)),
     }
 }
 

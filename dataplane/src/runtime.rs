@@ -172,7 +172,7 @@ impl Runtime {
 
     fn report(&mut self, loaded: &Loaded, refused: Vec<Refused>) -> (Applied, Vec<ServerState>) {
         let metrics = &self.gateway.metrics;
-        metrics.reload(if refused.is_empty() { "applied" } else { "refused" });
+        metrics.reload(refused.len());
         metrics.config_sequence.set(i64::try_from(loaded.config.sequence).unwrap_or(i64::MAX));
         let apis = self.apis.values().map(|running| {
             let Entry { generation, revision, api, material, .. } = &*running.entry;

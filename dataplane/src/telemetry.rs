@@ -65,6 +65,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     /// `config_sequence`.
     pub config_sequence: IntGauge,
+    config_refused: IntGauge,
     decisions: IntCounterVec,
     /// Bytes held by rings, and what they may hold.
     pub ring_bytes: IntGauge,
@@ -180,6 +181,7 @@ impl Metrics {
             ),
             engine_seconds,
             reloads: counter("config_reloads_total", "Configs taken or refused.", &["outcome"]),
+            config_refused: gauge("config_refused_apis", "APIs whose newest config is refused."),
             config_sequence: gauge("config_sequence", "Sequence of the config in force."),
             decisions: counter(
                 "policy_decisions_total",
@@ -222,9 +224,11 @@ impl Metrics {
         let _ = self.engine_seconds.remove_label_values(&[namespace, api]);
     }
 
-    /// Counts a config taken (`applied`) or refused (`refused`).
-    pub fn reload(&self, outcome: &str) {
+    /// Counts a config of which so many APIs were refused.
+    pub fn reload(&self, refused: usize) {
+        let outcome = if refused == 0 { "applied" } else { "refused" };
         self.reloads.with_label_values(&[outcome]).inc();
+        self.config_refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
     }
 
     /// Resolves the children of one channel.

@@ -4,17 +4,25 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice_e2e::kubernetes::{OPERATOR, SYSTEM, chart, cluster, helm, kubectl, leader};
+use sluice_e2e::kubernetes::{OPERATOR, SYSTEM, chart, cluster, helm, kubectl, kubectl_with, leader};
 use sluice_e2e::namespace::{Pod, pods};
 use sluice_e2e::traffic::shop;
 use sluice_e2e::{Namespace, Traffic, kafka};
 use sluice_tests::client::http::{self, publish};
-use sluice_tests::documents::{Channel, Documents, api_key};
+use sluice_tests::documents::{Api, Channel, Documents, api_key};
 use sluice_tests::kafka::Listener;
 use sluice_tests::{WebSocket, seed, within};
 
 /// How long the API server stays away.
 const MINUTE: Duration = Duration::from_secs(60);
+/// Messages that last until a restore is over and everything works again.
+const LASTING: usize = 80_000;
+/// Some seconds of them: a clock that also shows that something is served.
+const WHILE: usize = 5_000;
+/// More versions than the cluster comes to by itself until what a restore undid works again.
+const VERSIONS: usize = 600;
+/// How soon after a restore a kubelet has made its pods what they are to be.
+const MENDED: Duration = Duration::from_secs(120);
 /// How soon a killed leader is replaced (D10), with the time that reconciling takes.
 const SUCCESSION: Duration = Duration::from_secs(25);
 
@@ -211,6 +219,122 @@ async fn a_restart_of_etcd_is_not_noticed_by_clients() {
     println!("a change was served {:?} after etcd was back", back.elapsed());
     assert_eq!(traffic.check(0).await, 0, "no request failed");
     assert_eq!(namespace.pods("shop").await, before);
+    assert_eq!(namespace.deployment_generation("shop").await, 1);
+}
+
+/// Waits until what is asked of the API server is answered from etcd.
+async fn works(namespace: &Namespace) {
+    within(MINUTE, "the API server works again", || async {
+        namespace.attempt(&["get", "sapi", "shop"]).await.is_ok().then_some(())
+    })
+    .await;
+}
+
+/// An API in memory.
+fn small(name: &str) -> Documents {
+    Documents::new().api(Api::new(name).memory().channel(Channel::both_ways("notes", "notes")))
+}
+
+/// Changes the API `shop`, makes `added`, and deletes `lost`; the pods of what was made.
+async fn move_on(namespace: &Namespace) -> Vec<Pod> {
+    // Versions first, so that what watches see of the rest is far ahead.
+    let map = |n: usize| {
+        let name = format!("version-{n}");
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+    };
+    let maps: Vec<_> = (0..VERSIONS).map(map).collect();
+    let maps = json!({"apiVersion": "v1", "kind": "List", "items": maps}).to_string();
+    kubectl_with(&["-n", &namespace.name, "create", "-f", "-"], &maps).await;
+    change(namespace, "made after the snapshot").await;
+    namespace.serve("added", &small("added")).await;
+    let added = namespace.pods("added").await;
+    namespace.kubectl(&["delete", "sapi", "lost", "--wait=false"]).await;
+    within(MENDED, "its pods are gone", || async {
+        let left = namespace.kubectl(&["get", "pods", "-l", "sluice.dev/api=lost", "-o", "name"]).await;
+        left.is_empty().then_some(())
+    })
+    .await;
+    added
+}
+
+/// Starts again what remembers a future that is none, as Kubernetes wants it after a restore, but for the operator
+/// and its data planes. Node after node: where a kubelet begins, pods are sent no clients until they were probed.
+async fn forget_the_future(namespace: &Namespace, traffic: &Traffic) {
+    for controller in ["kube-controller-manager", "kube-scheduler"] {
+        cluster(&["kill", controller]).await;
+        cluster(&["start", controller]).await;
+    }
+    for node in ["1", "2"] {
+        for part in ["kubelet", "kube-proxy"] {
+            cluster(&["kill", part, node]).await;
+            cluster(&["start", part, node]).await;
+        }
+        traffic.load.reaches((traffic.load.accepted() + WHILE).min(LASTING)).await;
+        let ready = ["wait", "--for=condition=Ready", "pod", "-l", "sluice.dev/api=shop", "--timeout=60s"];
+        namespace.kubectl(&ready).await;
+    }
+    for dns in pods("kube-system", "k8s-app=kube-dns").await {
+        dns.kill("coredns").await;
+    }
+}
+
+/// Whether something answers with 200 within a moment: an address that nobody has any more says nothing.
+async fn is_there(method: &str, url: &str) -> bool {
+    let asked = http::request(method.parse().expect("a method"), url, &[], "1");
+    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    matches!(answer, Ok(Ok(answer)) if answer.status == 200)
+}
+
+/// What was changed, made and deleted since the snapshot is undone, and versions begin again below those that
+/// everybody has seen. Clients notice none of it.
+#[tokio::test]
+async fn etcd_restored_from_an_older_snapshot_drops_nobody() {
+    let (namespace, traffic) = busy("restored", LASTING).await;
+    let lost = namespace.serve("lost", &small("lost")).await;
+    let (before, revision) = (namespace.pods("shop").await, namespace.revision("shop").await);
+    assert_ne!(before[0].node, before[1].node, "pods spread over nodes");
+    cluster(&["save", "etcd"]).await;
+    works(&namespace).await;
+    let added = move_on(&namespace).await;
+
+    cluster(&["restore", "etcd"]).await;
+    let back = Instant::now();
+    works(&namespace).await;
+    within(MINUTE, "the pods serve what was saved", || async {
+        for pod in &before {
+            pod.revision().await.filter(|served| *served == revision)?;
+        }
+        Some(())
+    })
+    .await;
+    println!("the pods served what was saved {:?} after the restore", back.elapsed());
+    forget_the_future(&namespace, &traffic).await;
+    within(MENDED, "what was deleted is served", || async { is_there("POST", &lost).await.then_some(()) })
+        .await;
+    within(MENDED, "what was added is served no longer", || async {
+        for pod in &added {
+            if is_there("GET", &pod.admin("/healthz")).await {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    println!("both were as they had been {:?} after the restore", back.elapsed());
+    let begun = Instant::now();
+    for api in ["shop", "lost"] {
+        let revision = namespace.revision(api).await;
+        namespace.patch(api, json!({"spec": {"description": "made after the restore"}})).await;
+        namespace.serves_other_than(api, &revision).await;
+        namespace.programmed(api).await;
+    }
+    println!("changes of both were served after {:?}", begun.elapsed());
+    for gone in ["sapi/added", "cm/added-sluice", "deploy/added-sluice"] {
+        let found = namespace.attempt(&["get", gone]).await;
+        assert!(found.is_err_and(|error| error.contains("NotFound")), "{gone} was made again");
+    }
+    assert_eq!(traffic.check(0).await, 0, "no request failed");
+    assert_eq!(namespace.pods("shop").await, before, "no pod was touched");
     assert_eq!(namespace.deployment_generation("shop").await, 1);
 }
 

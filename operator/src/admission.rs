@@ -36,7 +36,7 @@ use crate::admission::judge::{Applied, Judgement, causes, judge};
 use crate::children::Settings;
 use crate::metrics::Metrics;
 use crate::objects::Kind;
-use crate::world::{World, name_of};
+use crate::world::{World, anew, name_of};
 
 pub mod certificate;
 mod inject;
@@ -108,7 +108,7 @@ pub async fn follow(
 ) {
     let api: Api<Secret> = Api::namespaced(client, namespace);
     let only = watcher::Config::default().fields(&format!("metadata.name={secret}"));
-    let found = watcher(api, only).default_backoff().touched_objects();
+    let found = anew(api, only).touched_objects();
     let mut found = std::pin::pin!(found);
     while let Some(secret) = found.next().await {
         match secret {

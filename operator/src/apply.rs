@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::children::{Child, ChildKind, Owner};
@@ -25,7 +26,7 @@ const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For how long a watch may be late before the same is written again.
-const LATE_WATCH: Duration = Duration::from_secs(5);
+pub const LATE_WATCH: Duration = Duration::from_secs(5);
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,18 @@ pub struct Writer {
 
 type Key = (ChildKind, String, String);
 
+/// What became of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was made what it should be.
+    Written,
+    /// It is that already.
+    Same,
+    /// It was, a moment ago: what the watch brought is older, or was restored from a backup. To be looked at
+    /// again after [`LATE_WATCH`].
+    Late,
+}
+
 /// What was written a moment ago.
 struct Written {
     version: u64,
@@ -133,7 +146,7 @@ impl Writer {
         owner: &Owner<'_>,
         child: &Child,
         live: Option<&DynamicObject>,
-    ) -> Result<bool, ApplyError> {
+    ) -> Result<Applied, ApplyError> {
         let api = self.api(owner, child.kind);
         let found;
         let live = match live {
@@ -145,7 +158,7 @@ impl Writer {
                 }
                 None => {
                     self.patch(&api, child, None).await?;
-                    return Ok(true);
+                    return Ok(Applied::Written);
                 }
             },
         };
@@ -154,8 +167,11 @@ impl Writer {
         }
         let as_json = serde_json::to_value(live).expect("an object is JSON");
         let difference = difference(&child.body, &as_json);
-        if difference == Difference::None || self.is_stale(owner, child, live) {
-            return Ok(false);
+        if difference == Difference::None {
+            return Ok(Applied::Same);
+        }
+        if self.is_stale(owner, child, live) {
+            return Ok(Applied::Late);
         }
         let written = match difference {
             Difference::Entries => self.replace(&api, child, live, &as_json).await?,
@@ -165,7 +181,7 @@ impl Writer {
             }
         };
         self.note(owner, child, &written);
-        Ok(true)
+        Ok(Applied::Written)
     }
 
     /// Of a Deployment that somebody else scales from now on, keeps the number of pods: what an applier no
@@ -285,7 +301,7 @@ impl Writer {
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         self.lead()?;
-        self.request(child, api.patch(&child.name, &parameters, &Patch::Apply(&body))).await
+        self.request(child, api.patch(&child.name, &parameters, &Patch::Apply(&as_yaml(&body)))).await
     }
 
     /// Replaces the status of an object that is there.
@@ -364,6 +380,24 @@ fn unless_gone<T>(done: Result<T, kube::Error>) -> Result<(), kube::Error> {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         done => done.map(drop),
     }
+}
+
+/// An applied body, which API servers read as YAML: characters that YAML refuses or takes for line breaks (1.2 §5.1,
+/// §5.4) are escaped as JSON may escape any.
+fn as_yaml(body: &Value) -> Box<RawValue> {
+    let is_special = |c: char| {
+        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    let text = body.to_string();
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_special(c) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    RawValue::from_string(escaped).expect("it was JSON, and is")
 }
 
 /// A merge patch in our name.

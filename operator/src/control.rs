@@ -19,7 +19,7 @@ use serde_json::Value;
 use sluice_config::config::{CONFIG_KEY, CONFIG_KEY_ZSTD, Config, INFLATED_BYTES};
 use sluice_crds::resource::{Condition, ConditionStatus};
 
-use crate::apply::{ApplyError, Writer, is_ending, is_owned};
+use crate::apply::{Applied, ApplyError, LATE_WATCH, Writer, is_ending, is_owned};
 use crate::build::revision_of;
 use crate::children::{
     CURSOR_SECRET_KEY, Child, ChildKind, Owner, Settings, cursor_secret, cursor_secret_name,
@@ -152,7 +152,7 @@ fn retry(kind: Kind, object: &DynamicObject, error: &ApplyError, context: &Conte
         *attempts
     };
     let pause = RETRY.0 * 2_u32.saturating_pow(attempts.min(16) - 1);
-    let pause = pause.min(RETRY.1).mul_f64(0.5 + fastrand::f64());
+    let pause = pause.mul_f64(0.5 + fastrand::f64()).min(RETRY.1);
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(namespace = name.0, name = name.1, %error, cause, ?pause, "reconciling failed; trying again");
     Action::requeue(pause)
@@ -169,7 +169,11 @@ impl Context {
     async fn write_some(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
         for child in children {
             let live = self.world.child(child.kind, owner.namespace, &child.name);
-            if self.writer.apply(owner, child, live.as_deref()).await? {
+            let applied = self.writer.apply(owner, child, live.as_deref()).await?;
+            if applied == Applied::Late {
+                self.look_again(owner);
+            }
+            if applied == Applied::Written {
                 self.metrics.wrote(child.kind.names().2);
                 tracing::info!(
                     namespace = owner.namespace,
@@ -180,6 +184,16 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// Has `owner` looked at again when the watch must have brought what was written.
+    fn look_again(&self, owner: &Owner<'_>) {
+        let dirty = if owner.kind == Kind::StreamGateway { &self.dirty.gateways } else { &self.dirty.apis };
+        let (dirty, name) = (dirty.clone(), (owner.namespace.to_owned(), owner.name.to_owned()));
+        tokio::spawn(async move {
+            tokio::time::sleep(LATE_WATCH).await;
+            dirty.add(name);
+        });
     }
 
     /// Deletes what `owner` has and `children` are without.

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Secret;
 use sluice_config::StreamApiSpec;
 use sluice_config::channel::path;
 use sluice_config::policy::TargetRef;
+use sluice_config::shown::clip;
 use sluice_config::{Problem, check, placement};
-use sluice_crds::shape;
 
 use crate::Refusal;
 use crate::dereference::{
@@ -199,6 +199,7 @@ fn target_problem(
     );
     specs
         .extend(valid.apis.iter().filter(|(api, _)| api.is_target(namespace, target)).map(|(_, spec)| *spec));
+    let name = clip(&target.name);
     if specs.is_empty() {
         // Being there is enough for one that cannot be read; its channels are not known.
         let unread = references.unread.iter().any(|unread| {
@@ -207,8 +208,7 @@ fn target_problem(
                 && unread.name.as_ref() == Some(&target.name)
         });
         let at = format!("spec.targetRefs[{index}].name");
-        let message =
-            format!("there is no StreamAPI `{}` in namespace `{namespace}`; correct the name", target.name);
+        let message = format!("there is no StreamAPI `{name}` in namespace `{namespace}`; correct the name");
         return (!unread).then(|| (Problem::new(at, message), false));
     }
     let section = target.section_name.as_ref()?;
@@ -217,9 +217,9 @@ fn target_problem(
     (!channels.contains(section.as_str())).then(|| {
         let channels = channels.into_iter().collect::<Vec<_>>().join(", ");
         let message = format!(
-            "StreamAPI `{}` has no channel `{section}`; its channels are: {channels}. A policy that says so \
+            "StreamAPI `{name}` has no channel `{}`; its channels are: {channels}. A policy that says so \
              closes all of them",
-            target.name
+            clip(section)
         );
         (Problem::new(format!("spec.targetRefs[{index}].sectionName"), message), true)
     })
@@ -230,7 +230,7 @@ fn unread_closures<'a>(references: &References<'a>) -> Vec<Closure<'a>> {
     let mut closures = Vec::new();
     for unread in references.unread.iter().filter(|unread| unread.kind == Kind::StreamPolicy) {
         let reason = match &unread.name {
-            Some(name) => closed_by(&shape::clip(name)),
+            Some(name) => closed_by(&clip(name)),
             None => "a StreamPolicy cannot be read".to_owned(),
         };
         let scopes = match (&unread.namespace, &unread.targets) {

@@ -7,17 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, reflector, watcher as watch};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use parking_lot::Mutex;
 use serde::Deserialize as _;
@@ -34,9 +30,12 @@ use crate::children::{API_LABEL, ChildKind, MANAGED_BY, resource};
 
 mod around;
 mod touched;
+mod watching;
 
 pub use touched::Dirty;
 use touched::Touched;
+pub use watching::anew;
+use watching::watching;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -82,35 +81,6 @@ pub struct AllDirty {
     pub gateways: Dirty,
     /// StreamPolicies.
     pub policies: Dirty,
-}
-
-/// The first and the longest pause before an interrupted watch begins again. Nothing is decided before all have listed, so
-/// the longest one is how long after an API server the operator is back.
-const INTERRUPTED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
-
-/// Pauses between attempts to watch: each twice as long as the last, some more or less.
-struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(INTERRUPTED.0)
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0.mul_f64(0.75 + 0.5 * fastrand::f64());
-        self.0 = (self.0 * 2).min(INTERRUPTED.1);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// Everything that is watched.
@@ -214,37 +184,6 @@ fn unpacked(child: &DynamicObject) -> DynamicObject {
     let text = child.data.as_str().expect("children are packed");
     let data = serde_json::from_str(text).expect("it was JSON");
     DynamicObject { data, ..child.clone() }
-}
-
-async fn watching<K>(
-    api: Api<K>,
-    writer: Writer<K>,
-    config: watcher::Config,
-    touched: Arc<Touched>,
-    pack: fn(&mut K),
-    touch: fn(&Touched, &K),
-) where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Hash + Eq + Clone + Send + Sync,
-{
-    let url = api.resource_url().to_owned();
-    // Who last wrote which field is half of an object's size and nothing to us.
-    let events = watch(api, config).backoff(Pauses::default()).modify(move |object| {
-        object.meta_mut().managed_fields = None;
-        if let Some(annotations) = &mut object.meta_mut().annotations {
-            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-        }
-        pack(object);
-    });
-    let mut events = std::pin::pin!(reflector(writer, events));
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Apply(object) | Event::Delete(object)) => touch(&touched, &object),
-            Ok(Event::InitDone) => touched.everything(),
-            Ok(Event::Init | Event::InitApply(_)) => {}
-            Err(error) => tracing::warn!(%error, %url, "a watch was interrupted; it starts again"),
-        }
-    }
 }
 
 impl World {

@@ -3,6 +3,7 @@
 
 use sluice_config::Span;
 use sluice_config::placement::{Quantity, is_label_value};
+use sluice_config::shown::clip;
 
 /// Pattern of durations.
 pub const DURATION: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
@@ -110,7 +111,7 @@ pub fn expectation(pattern: &str) -> Option<Expectation> {
             is_path,
             "write a path like /shop/orders of letters, digits, '.', '_', '~' and '-', without '/' at the end",
         ),
-        r"^https?://[!-~]+$" => (is_link, "write a link that begins with http:// or https://"),
+        r"^https?://[!#-;=?-~]+$" => (is_link, "write a link that begins with http:// or https://"),
         r"^[A-Za-z0-9.\-_\[\]:]+:[0-9]{1,5}$" => (is_broker, "write host:port, like kafka:9092"),
         r"^sluice\.dev$" => (|text| text == "sluice.dev", "write sluice.dev or remove it"),
         r"^[!-~]+$" => (is_printable, "use printable ASCII without spaces"),
@@ -149,7 +150,8 @@ fn is_printable(text: &str) -> bool {
 
 fn is_link(text: &str) -> bool {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(is_printable)
+    // Between angle brackets, in a `Link` header.
+    rest.is_some_and(|rest| is_printable(rest) && !rest.contains(['<', '>', '"']))
 }
 
 fn is_broker(text: &str) -> bool {
@@ -224,26 +226,6 @@ fn either(names: &[&str]) -> String {
         [rest @ .., last] if !rest.is_empty() => format!("{} or `{last}`", list(rest)),
         names => list(names),
     }
-}
-
-/// At most 40 characters of a user's text, without what a terminal would obey.
-pub fn clip(text: &str) -> String {
-    clip_to(40, text)
-}
-
-/// At most `length` characters of a text that a user's text is part of.
-pub fn clip_to(length: usize, text: &str) -> String {
-    let mut clipped: String =
-        text.chars().take(length).map(|c| if is_hostile(c) { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(length).is_some() {
-        clipped.push('…');
-    }
-    clipped
-}
-
-/// Control characters, and those that turn the direction of the text around them.
-fn is_hostile(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `spec.servers[2].kafka` as `spec.servers[].kafka`.

@@ -51,7 +51,7 @@ pub struct Lifecycle {
     pub sunset_at: Option<String>,
     /// A page that tells more, sent as `Link` with `rel="deprecation"`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512), regex(pattern = r"^https?://[!-~]+$"))]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[!#-;=?-~]+$"))]
     pub link: Option<String>,
 }
 

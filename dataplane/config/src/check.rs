@@ -9,6 +9,7 @@ use crate::kafka::{Kafka, Mechanism, property};
 use crate::placement;
 use crate::policy::{Authentication, Cors, StreamPolicySpec};
 use crate::server::ServerKind;
+use crate::shown::clip;
 use crate::span::Span;
 
 /// A user's mistake: where it is and what to write instead.
@@ -335,16 +336,6 @@ fn is_origin(text: &str) -> bool {
         && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
         && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b))
         && (default_port.is_empty() || !rest.ends_with(default_port))
-}
-
-/// At most 40 characters of a user's text, for messages.
-pub(crate) fn clip(text: &str) -> String {
-    let mut clipped: String =
-        text.chars().take(40).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if clipped.len() < text.len() {
-        clipped.push('…');
-    }
-    clipped
 }
 
 #[cfg(test)]

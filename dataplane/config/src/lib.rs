@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod placement;
 pub mod policy;
 pub mod server;
+pub mod shown;
 pub mod span;
 
 pub use channel::{Channel, Lifecycle, LifecycleState, StreamApiSpec};

@@ -64,6 +64,8 @@ pub struct Touched {
     placed: Mutex<HashMap<Name, Placed>>,
     /// What each policy targeted when it was last seen, for it may have let go of it.
     targeted: Mutex<BTreeMap<Name, Targets>>,
+    /// The APIs and the gateways of the last list.
+    listed: Mutex<[BTreeSet<Name>; 2]>,
     pods: Arc<Notify>,
 }
 
@@ -84,6 +86,7 @@ impl Touched {
             gateways: Mutex::default(),
             placed: Mutex::default(),
             targeted: Mutex::default(),
+            listed: Mutex::default(),
             pods,
         }
     }
@@ -194,6 +197,13 @@ impl Touched {
     /// By a child: its StreamAPI, with the gateway that has its cursor key, or its StreamGateway.
     pub fn child(&self, child: &DynamicObject) {
         let namespace = child.namespace().unwrap_or_default();
+        // Whoever changed the label did not change whose it is.
+        if let Some(owner) = child.owner_references().iter().find(|owner| owner.controller == Some(true)) {
+            match owner.kind.as_str() {
+                "StreamGateway" => self.dirty.gateways.add((namespace.clone(), owner.name.clone())),
+                _ => self.dirty.apis.add((namespace.clone(), owner.name.clone())),
+            }
+        }
         if let Some(api) = child.labels().get(API_LABEL) {
             let reference = ObjectRef::new_with(api, api_resource()).within(&namespace);
             if let Some(gateway) = self.all_apis.get(&reference).and_then(|api| gateway_of(&api)) {
@@ -218,9 +228,20 @@ impl Touched {
         self.everything();
     }
 
+    /// Has forgotten what was there at the last list and is no more.
+    fn gone(&self, now: [&Vec<Arc<DynamicObject>>; 2]) {
+        let now = now.map(|objects| objects.iter().map(|object| name_of(object)).collect());
+        let before = std::mem::replace(&mut *self.listed.lock(), now.clone());
+        for ((before, now), dirty) in before.iter().zip(&now).zip([&self.dirty.apis, &self.dirty.gateways]) {
+            before.difference(now).for_each(|name| dirty.add(name.clone()));
+        }
+    }
+
     /// After a list, for what went meanwhile is not told.
     pub fn everything(&self) {
         let apis = self.all_apis.state();
+        let gateways = self.all_gateways.state();
+        self.gone([&apis, &gateways]);
         // Whole, before anybody looks: a gateway of which a part is known would send the others away.
         let placed = apis.iter().filter_map(|api| {
             let gateway = gateway_of(api)?;
@@ -230,7 +251,7 @@ impl Touched {
         for api in apis {
             self.dirty.apis.add(name_of(&api));
         }
-        for gateway in self.all_gateways.state() {
+        for gateway in gateways {
             self.dirty.gateways.add(name_of(&gateway));
         }
         let policies = self.all_policies.state();

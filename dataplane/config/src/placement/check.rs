@@ -6,7 +6,8 @@ use super::{
     AllowedFrom, AllowedNamespaces, Deployment, Listener, Placement, PodTemplate, Protocol, Quantity,
     Resources, Sidecar, SidecarResources, StreamGatewaySpec, TaintEffect, TolerationOperator,
 };
-use crate::check::{Problem, clip};
+use crate::check::Problem;
+use crate::shown::clip;
 
 /// Prefixes of labels and annotations that are the operator's own.
 const RESERVED: [&str; 2] = ["sluice.dev/", "app.kubernetes.io/"];
@@ -128,6 +129,12 @@ fn check_template(at: &str, template: &PodTemplate, problems: &mut Vec<Problem>)
         }
         if toleration.operator == Some(TolerationOperator::Exists) && toleration.value.is_some() {
             problems.push(Problem::new(&at, "has a value that `Exists` does not look at; remove it"));
+        }
+        let value = toleration.value.as_deref().filter(|value| value.len() > 63 || !is_label_value(value));
+        if let Some(value) = value {
+            let message =
+                format!("`{}` is no value of a taint; use letters, digits, '-', '_' and '.'", clip(value));
+            problems.push(Problem::new(format!("{at}.value"), message));
         }
         if toleration.toleration_seconds.is_some() && toleration.effect != Some(TaintEffect::NoExecute) {
             problems.push(Problem::new(&at, "has tolerationSeconds, which need `effect: NoExecute`"));
