@@ -48,6 +48,8 @@ pub fn render(args: Args) -> Result<(), Failure> {
         network_policies: args.network_policies,
         namespace: args.operator_namespace,
         injection: true,
+        ingresses: true,
+        http_routes: true,
     };
     let (text, problems) = objects(&found.objects, &settings);
     print(&text)?;
@@ -156,7 +158,8 @@ stringData: {username: alice, password: hunter2canary}
     fn rendered(file: &str, network_policies: bool) -> String {
         let documents = documents::parse("a.yaml", file, "default").expect("YAML");
         let assembled = documents::assemble(documents.iter());
-        let settings = Settings { network_policies, ..Settings::default() };
+        let settings =
+            Settings { network_policies, ingresses: true, http_routes: true, ..Settings::default() };
         let (text, problems) = objects(&assembled.objects, &settings);
         assert!(problems.is_empty(), "{problems:?}");
         text
@@ -169,12 +172,26 @@ stringData: {username: alice, password: hunter2canary}
         let all: Vec<_> = ChildKind::ALL
             .iter()
             .map(|kind| kind.names().2)
-            .filter(|kind| !matches!(*kind, "PodDisruptionBudget" | "HorizontalPodAutoscaler"))
+            .filter(|kind| {
+                !matches!(*kind, "PodDisruptionBudget" | "HorizontalPodAutoscaler" | "Ingress" | "HTTPRoute")
+            })
             .collect();
         assert_eq!(kinds, all);
         assert!(text.contains("the keys are cursor-key.default_shop, default_shop_login_password,"));
         for hidden in ["hunter2canary", "aHVudGVyMmNhbmFyeQ", "alice"] {
             assert!(!text.contains(hidden), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn what_exposes_an_api_is_printed() {
+        for (exposure, kind) in [
+            ("{ingress: {host: a.example.com, className: nginx}}", "kind: Ingress"),
+            ("{httpRoute: {parentRefs: [{name: edge}], hostnames: [a.example.com]}}", "kind: HTTPRoute"),
+        ] {
+            let placement = format!("  placement: {{deployment: {{exposure: {exposure}}}}}\n  servers:");
+            let text = rendered(&FILE.replace("  servers:", &placement), false);
+            assert!(text.lines().any(|line| line == kind), "{text}");
         }
     }
 

@@ -118,8 +118,9 @@ pub struct StreamApiStatus {
     /// act on.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Where clients reach the channels.
-    #[schemars(length(max = 512), inner(length(max = 512)))]
+    /// Where clients reach the channels: inside the cluster, and with an `exposure` outside, too. Those of an
+    /// HTTPRoute have no scheme, for it is that of the Gateway's listener.
+    #[schemars(length(max = 512), inner(length(max = 1024)))]
     pub urls: Vec<String>,
     /// Digest of what the data planes serve of this API.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +152,11 @@ pub struct StreamGatewayStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub url: Option<String>,
+    /// Where clients outside the cluster reach it, if `exposure` names a host. That of an HTTPRoute has no scheme, for it
+    /// is that of the Gateway's listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub external_url: Option<String>,
 }
 
 /// One aspect of an object's state, as everywhere in Kubernetes.

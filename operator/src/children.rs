@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use kube::core::ApiResource;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use sluice_config::config::{
@@ -18,8 +17,12 @@ use sluice_crds::{GROUP, VERSION};
 use crate::build::hex;
 use crate::objects::Kind;
 
+pub mod exposure;
+mod kind;
 pub mod sidecar;
 mod workload;
+
+pub use kind::{ChildKind, GATEWAY_GROUP, resource};
 
 /// Label of everything that belongs to a StreamAPI; its value is the API's name.
 pub const API_LABEL: &str = "sluice.dev/api";
@@ -49,6 +52,22 @@ pub struct Settings {
     pub namespace: String,
     /// Whether pods that a sidecar's API selects get it as they are created.
     pub injection: bool,
+    /// Whether an `exposure.ingress` gets its Ingress.
+    pub ingresses: bool,
+    /// Whether an `exposure.httpRoute` gets its HTTPRoute.
+    pub http_routes: bool,
+}
+
+impl Settings {
+    /// Whether children of that kind are made at all; the others are not watched, for there may be no right to.
+    pub const fn allows(&self, kind: ChildKind) -> bool {
+        match kind {
+            ChildKind::NetworkPolicy => self.network_policies,
+            ChildKind::Ingress => self.ingresses,
+            ChildKind::HttpRoute => self.http_routes,
+            _ => true,
+        }
+    }
 }
 
 /// What children belong to.
@@ -81,90 +100,6 @@ impl<'a> Owner<'a> {
             Kind::StreamGateway => gateway_child_name(self.name),
             _ => child_name(self.name),
         }
-    }
-}
-
-/// Kinds of children, in the order in which they are written: what a pod needs comes before it,
-/// values before the config that names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChildKind {
-    /// The material, and the key of cursors.
-    Secret,
-    /// The config.
-    ConfigMap,
-    /// The pods' account.
-    ServiceAccount,
-    /// What the pods may watch.
-    Role,
-    /// Gives the account the role.
-    RoleBinding,
-    /// Where clients connect.
-    Service,
-    /// Who may connect.
-    NetworkPolicy,
-    /// How many pods stay up while nodes are drained.
-    PodDisruptionBudget,
-    /// The pods.
-    Deployment,
-    /// How many pods there are.
-    HorizontalPodAutoscaler,
-}
-
-impl ChildKind {
-    /// All of them, in order.
-    pub const ALL: [Self; 10] = [
-        Self::Secret,
-        Self::ConfigMap,
-        Self::ServiceAccount,
-        Self::Role,
-        Self::RoleBinding,
-        Self::Service,
-        Self::NetworkPolicy,
-        Self::PodDisruptionBudget,
-        Self::Deployment,
-        Self::HorizontalPodAutoscaler,
-    ];
-
-    /// Group, version, kind and plural.
-    pub const fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
-        match self {
-            Self::Secret => ("", "v1", "Secret", "secrets"),
-            Self::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
-            Self::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
-            Self::Role => ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
-            Self::RoleBinding => ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
-            Self::Service => ("", "v1", "Service", "services"),
-            Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
-            Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
-            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
-            Self::HorizontalPodAutoscaler => {
-                ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
-            }
-        }
-    }
-
-    /// Whether it is deleted when it is needed no longer. The operator may delete no Secret and no ConfigMap; these
-    /// are [`emptied`].
-    pub const fn is_optional(self) -> bool {
-        !matches!(self, Self::Secret | Self::ConfigMap)
-    }
-
-    /// As the client wants it.
-    pub fn resource(self) -> ApiResource {
-        let (group, version, kind, plural) = self.names();
-        resource(group, version, kind, plural)
-    }
-}
-
-/// A kind as the client wants it.
-pub fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
-    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    ApiResource {
-        group: group.into(),
-        version: version.into(),
-        api_version,
-        kind: kind.into(),
-        plural: plural.into(),
     }
 }
 
@@ -251,6 +186,11 @@ pub fn children(
         let autoscaler = workload::autoscaler(owner, autoscaling);
         children.push(child(owner, ChildKind::HorizontalPodAutoscaler, autoscaler));
     }
+    if let Some((kind, exposed)) = exposure::build(owner, deployment, content.config)
+        && settings.allows(kind)
+    {
+        children.push(child(owner, kind, exposed));
+    }
     Ok(children)
 }
 
@@ -278,6 +218,9 @@ fn child(owner: &Owner<'_>, kind: ChildKind, content: Value) -> Child {
     named(owner, kind, owner.child_name(), content)
 }
 
+/// Where content has the annotations of its own.
+const ANNOTATIONS: &str = "annotations";
+
 /// `content` with what every child has: identity, labels, owner, and the digest of the whole.
 fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Child {
     let resource = kind.resource();
@@ -290,11 +233,14 @@ fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Ch
             "controller": true,
         }]);
     }
-    if let (Value::Object(body), Value::Object(content)) = (&mut body, content) {
-        body.extend(content);
+    if let Value::Object(mut content) = content {
+        if let Some(annotations) = content.remove(ANNOTATIONS) {
+            body["metadata"][ANNOTATIONS] = annotations;
+        }
+        body.as_object_mut().expect("it was built as one").extend(content);
     }
     let digest = hex(&Sha256::digest(body.to_string())[..8]);
-    body["metadata"]["annotations"] = json!({APPLIED: digest});
+    body["metadata"][ANNOTATIONS][APPLIED] = digest.into();
     Child { kind, name, body }
 }
 

@@ -33,6 +33,7 @@ use crate::world::{AllDirty, Dirty, Name, World, api_resource, gateway_resource,
 use crate::{problems_of, render};
 
 mod api;
+mod exposure;
 mod gateway;
 
 pub use gateway::{Host, KnownKey};
@@ -165,9 +166,9 @@ impl Context {
         self.prune(owner, children).await
     }
 
-    /// Writes those of `children` that differ.
+    /// Writes those of `children` that differ, but for what the cluster does not know.
     async fn write_some(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
-        for child in children {
+        for child in children.iter().filter(|child| !self.world.lacks(child.kind)) {
             let live = self.world.child(child.kind, owner.namespace, &child.name);
             let applied = self.writer.apply(owner, child, live.as_deref()).await?;
             if applied == Applied::Late {

@@ -47,8 +47,9 @@ pub fn impact(
         }
     }
     let (before, after) = (place(owner, old), place(owner, new));
+    let deployments = [old, new].map(|spec| spec.placement.deployment());
+    found.extend(hidden(deployments));
     if before == after {
-        let deployments = [old, new].map(|spec| spec.placement.deployment());
         found.extend(
             replaced(owner, deployments, settings).map(|what| format!("{what}, because of `placement`")),
         );
@@ -81,6 +82,14 @@ fn replaced(
     differs.then_some("pods are replaced one by one, and clients of each move to another")
 }
 
+/// What becomes of clients outside the cluster who ask by names that are no longer there.
+fn hidden(deployments: [Option<&Deployment>; 2]) -> Option<String> {
+    let hosts = |deployment: &Deployment| deployment.exposure.as_deref().map(|it| it.hosts().to_vec());
+    let [old, new] = deployments.map(|deployment| deployment.and_then(hosts).unwrap_or_default());
+    let lost: Vec<String> = old.into_iter().filter(|host| !new.contains(host)).collect();
+    (!lost.is_empty()).then(|| format!("clients outside the cluster no longer find it at {}", some(&lost)))
+}
+
 /// The consequences of turning a gateway's `old` into `new` for those who use the APIs that are placed on it
 /// (namespace and name).
 pub fn gateway_impact<'a>(
@@ -90,10 +99,9 @@ pub fn gateway_impact<'a>(
     apis: impl Iterator<Item = (&'a str, &'a str)>,
     settings: &Settings,
 ) -> Vec<String> {
-    let mut found: Vec<String> = replaced(owner, [Some(&old.deployment), Some(&new.deployment)], settings)
-        .map(Into::into)
-        .into_iter()
-        .collect();
+    let deployments = [Some(&old.deployment), Some(&new.deployment)];
+    let mut found: Vec<String> = hidden(deployments).into_iter().collect();
+    found.extend(replaced(owner, deployments, settings).map(Into::into));
     let loses = |namespace: &str| {
         old.allowed_namespaces.includes(owner.namespace, namespace)
             && !new.allowed_namespaces.includes(owner.namespace, namespace)
@@ -299,6 +307,23 @@ mod tests {
         assert!(told(all, "{}")[0].ends_with("get 404: a/shop, b/chat"));
         let rolled = told("{}", r#"{"podTemplate": {"labels": {"a": "b"}}}"#);
         assert!(rolled.len() == 1 && rolled[0].starts_with("pods are replaced"), "{rolled:?}");
+    }
+
+    #[test]
+    fn clients_outside_lose_names_and_not_what_leads_there() {
+        let told = |old: &str, new: &str| {
+            let read = |text: &str| serde_json::from_str::<StreamGatewaySpec>(text).expect("a gateway");
+            let owner = Owner::gateway("infra", "edge", None);
+            gateway_impact(&owner, &read(old), &read(new), std::iter::empty(), &Settings::default())
+        };
+        let ingress = |host: &str| {
+            format!(r#"{{"exposure": {{"ingress": {{"host": "{host}", "className": "nginx"}}}}}}"#)
+        };
+        let route =
+            r#"{"exposure": {"httpRoute": {"parentRefs": [{"name": "edge"}], "hostnames": ["a.b", "c.b"]}}}"#;
+        assert!(told("{}", route).is_empty() && told(&ingress("a.b"), route).is_empty());
+        assert_eq!(told(route, &ingress("a.b")), ["clients outside the cluster no longer find it at c.b"]);
+        assert_eq!(told(route, "{}"), ["clients outside the cluster no longer find it at a.b, c.b"]);
     }
 
     #[test]

@@ -51,6 +51,14 @@ struct Args {
     #[arg(long, env = "SLUICE_NETWORK_POLICIES", default_value_t = false, num_args = 0..=1,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     network_policies: bool,
+    /// Makes an Ingress where a StreamAPI or StreamGateway has `exposure.ingress`
+    #[arg(long, env = "SLUICE_INGRESSES", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    ingresses: bool,
+    /// Makes an HTTPRoute where one has `exposure.httpRoute`
+    #[arg(long, env = "SLUICE_HTTP_ROUTES", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    http_routes: bool,
     /// Where health and metrics are
     #[arg(long, env = "SLUICE_ADMIN", default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
@@ -148,7 +156,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let desk = Desk { world: world.clone(), settings: settings.clone(), metrics: metrics.clone() };
     let keeper = admit(&args, &client, &leadership, desk).await?;
     let dirty = AllDirty::default();
-    let seeing = see(&args, &client, &dirty, found);
+    let seeing = see(&args, &client, &settings, &dirty, found);
     let leading = async {
         candidate.acquire().await;
         tracing::info!("leading");
@@ -191,11 +199,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
 async fn see(
     args: &Args,
     client: &Client,
+    settings: &Settings,
     dirty: &AllDirty,
     found: watch::Sender<Option<Arc<World>>>,
 ) -> anyhow::Error {
     let only = Some(args.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
-    let (world, mut tasks) = World::start(client, only, args.network_policies, dirty).await;
+    let (world, mut tasks) = World::start(client, only, settings, dirty).await;
     found.send_replace(Some(world));
     tasks.join_next().await;
     // Without one of them the operator would be blind and not know it.
@@ -271,6 +280,8 @@ impl Args {
             network_policies: self.network_policies,
             namespace: self.namespace.clone(),
             injection: self.webhook.sidecars && self.webhook.address.is_some(),
+            ingresses: self.ingresses,
+            http_routes: self.http_routes,
         }
     }
 }

@@ -2,27 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
-use sluice_config::channel::path;
-use sluice_config::placement::{Deployment, Protocol, SIDECAR_LABEL};
+use sluice_config::placement::SIDECAR_LABEL;
 use sluice_config::policy::Authentication;
 use sluice_config::{Entry, Problem};
-use sluice_crds::resource::{Condition, ConditionStatus, StreamApiStatus};
+use sluice_crds::resource::ConditionStatus;
 
 use crate::apply::ApplyError;
 use crate::build::Note;
 use crate::children::Owner;
 use crate::observe::{PodView, Report};
 
+mod exposure;
 mod gateway;
+mod status;
 
+pub use exposure::refused_route;
 pub use gateway::{GatewayFindings, gateway_verdicts};
+pub use status::{api_status, conditions, conditions_of, differs, keep_what_pods_say, service_url};
 
 /// Label of namespaces in which pods may be given sidecars: `enabled`.
 const INJECTION: &str = "sluice.dev/injection";
 /// Where a StreamAPI names its gateway.
 const GATEWAY_REF: &str = "spec.placement.gateway.";
+/// Why something is not programmed that clients outside the cluster should reach.
+const NOT_EXPOSED: &str = "NotExposed";
 /// Longest message: an API server takes 32,768 bytes.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
@@ -76,6 +79,8 @@ pub struct ApiFindings<'a> {
     pub paused: bool,
     /// What is known of the pods that are to have it as a sidecar.
     pub sidecars: Option<&'a Sidecars>,
+    /// Why clients outside the cluster do not reach it, although that is asked for.
+    pub unexposed: Option<&'a str>,
 }
 
 /// The pods that an API's sidecar selects.
@@ -223,6 +228,9 @@ fn programmed(findings: &ApiFindings<'_>) -> Verdict {
     if let Some((reason, message)) = findings.sidecars.and_then(Sidecars::complaint) {
         return verdict(ConditionStatus::False, reason, message);
     }
+    if let Some(reason) = findings.unexposed {
+        return verdict(ConditionStatus::False, NOT_EXPOSED, reason.to_owned());
+    }
     let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
     if ready.is_empty() {
         return verdict(ConditionStatus::False, "NoPods", no_pods(findings));
@@ -359,78 +367,6 @@ pub fn policy_verdicts(problems: &[Problem], notes: &[&Note]) -> Vec<Verdict> {
         Verdict::new("ResolvedRefs", ConditionStatus::False, "RefNotFound", list(&references))
     };
     vec![accepted, resolved]
-}
-
-/// Verdicts as conditions; a time moves only when the status does.
-pub fn conditions(verdicts: &[Verdict], before: &[Condition], generation: i64) -> Vec<Condition> {
-    let conditions = verdicts.iter().map(|verdict| {
-        let old = before.iter().find(|old| old.type_ == verdict.kind && old.status == verdict.status);
-        Condition {
-            type_: verdict.kind.into(),
-            status: verdict.status,
-            observed_generation: generation,
-            last_transition_time: old.map_or_else(now, |old| old.last_transition_time.clone()),
-            reason: verdict.reason.into(),
-            message: verdict.message.clone(),
-        }
-    });
-    conditions.collect()
-}
-
-/// While pods were not all asked, what they said before holds: an operator that has just started knows
-/// nothing better.
-pub fn keep_what_pods_say(conditions: &mut [Condition], before: &[Condition]) {
-    for condition in
-        conditions.iter_mut().filter(|it| matches!(it.type_.as_str(), "Programmed" | "Available"))
-    {
-        if let Some(before) = before.iter().find(|before| before.type_ == condition.type_) {
-            condition.clone_from(before);
-        }
-    }
-}
-
-fn now() -> String {
-    Timestamp::now().round(k8s_openapi::jiff::Unit::Second).unwrap_or_else(|_| Timestamp::now()).to_string()
-}
-
-/// The status of a StreamAPI as it is written; `null` takes a field away. `base`: where its data plane is.
-pub fn api_status(conditions: Vec<Condition>, entry: Option<&Entry>, base: Option<&str>) -> Value {
-    let urls: Vec<_> = entry
-        .zip(base)
-        .map(|(entry, base)| {
-            let api = &entry.api;
-            let channels = api.spec.channels.iter();
-            channels.map(|channel| format!("{base}{}", path(&api.name, &api.spec, channel))).collect()
-        })
-        .unwrap_or_default();
-    json!({"conditions": conditions, "urls": urls, "revision": entry.map(|entry| &entry.revision)})
-}
-
-/// Where clients reach a data plane inside the cluster; with TLS where there is a choice.
-pub fn service_url(owner: &Owner<'_>, deployment: &Deployment) -> Option<String> {
-    let listener = deployment.listener(Protocol::Https).or_else(|| deployment.listener(Protocol::Http))?;
-    let (scheme, usual) = match listener.protocol {
-        Protocol::Http => ("http", 80),
-        Protocol::Https => ("https", 443),
-    };
-    let port = Some(listener.service_port()).filter(|port| *port != usual);
-    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    Some(format!("{scheme}://{}.{}.svc{port}", owner.child_name(), owner.namespace))
-}
-
-/// Whether `status` says something else than the object does.
-pub fn differs(status: &Value, object: &Value) -> bool {
-    let Some(fields) = status.as_object() else { return false };
-    fields.iter().any(|(name, value)| {
-        let before = object.get(name).unwrap_or(&Value::Null);
-        let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        before != value && !(nothing(before) && nothing(value))
-    })
-}
-
-/// The status that an object has, as far as it can be read.
-pub fn conditions_of(object: &Value) -> Vec<Condition> {
-    serde_json::from_value::<StreamApiStatus>(object["status"].clone()).unwrap_or_default().conditions
 }
 
 #[cfg(test)]

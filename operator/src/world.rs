@@ -4,21 +4,17 @@
 //! so that one unreadable object blinds the operator for no other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
 use parking_lot::Mutex;
 use serde::Deserialize as _;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use sluice_config::StreamApiSpec;
 use sluice_config::placement::{GatewayRef, Placement, StreamGatewaySpec, check};
 use sluice_crds::{GROUP, USE_LABEL, VERSION};
@@ -26,16 +22,17 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::children::sidecar::{self, Guest};
-use crate::children::{API_LABEL, ChildKind, MANAGED_BY, resource};
+use crate::children::{API_LABEL, ChildKind, MANAGED_BY, Settings, resource};
 
 mod around;
 mod touched;
+mod watches;
 mod watching;
 
 pub use touched::Dirty;
 use touched::Touched;
+use watches::{Absent, Watches, strip, unpacked};
 pub use watching::anew;
-use watching::watching;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -98,6 +95,7 @@ pub struct World {
     /// Pods of others that have one as a sidecar.
     pub sidecars: Store<Pod>,
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
+    absent: Absent,
     /// What StreamAPIs say, by uid and with the generation that said it.
     read: Mutex<HashMap<String, (i64, Arc<StreamApiSpec>)>>,
     touched: Arc<Touched>,
@@ -105,94 +103,14 @@ pub struct World {
     pub pods_changed: Arc<Notify>,
 }
 
-/// The watches while they are started.
-struct Watches<'a> {
-    client: &'a Client,
-    namespace: Option<&'a str>,
-    touched: Arc<Touched>,
-    tasks: JoinSet<()>,
-}
-
-impl Watches<'_> {
-    /// Keeps a store of the objects of `resource`; `touch` is called for whatever changes.
-    fn dynamic(
-        &mut self,
-        resource: &ApiResource,
-        writer: Writer<DynamicObject>,
-        config: watcher::Config,
-        pack: fn(&mut DynamicObject),
-        touch: fn(&Touched, &DynamicObject),
-    ) -> Store<DynamicObject> {
-        let api = match self.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
-            None => Api::all_with(self.client.clone(), resource),
-        };
-        self.follow(api, writer, config, pack, touch)
-    }
-
-    fn typed<K>(&mut self, config: watcher::Config, pack: fn(&mut K), touch: fn(&Touched, &K)) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        let api = match self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
-        self.follow(api, Writer::new(()), config, pack, touch)
-    }
-
-    fn follow<K>(
-        &mut self,
-        api: Api<K>,
-        writer: Writer<K>,
-        config: watcher::Config,
-        pack: fn(&mut K),
-        touch: fn(&Touched, &K),
-    ) -> Store<K>
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Hash + Eq + Clone + Send + Sync,
-    {
-        let reader = writer.as_reader();
-        self.tasks.spawn(watching(api, writer, config, self.touched.clone(), pack, touch));
-        reader
-    }
-}
-
-/// Holds a child's content as text: a tree of JSON takes ten times as much, and a child is looked at
-/// seldom. What became of it is nothing to us.
-fn pack(child: &mut DynamicObject) {
-    if let Some(fields) = child.data.as_object_mut() {
-        fields.remove("status");
-    }
-    child.data = Value::String(child.data.to_string());
-}
-
-/// Of a pod only where it is and how it fares matters.
-fn strip(pod: &mut Pod) {
-    pod.spec = None;
-    if let Some(annotations) = &mut pod.metadata.annotations {
-        annotations.retain(|name, _| name == sidecar::APIS);
-    }
-    if let Some(status) = &mut pod.status {
-        (status.container_statuses, status.init_container_statuses) = (None, None);
-    }
-}
-
-fn unpacked(child: &DynamicObject) -> DynamicObject {
-    let text = child.data.as_str().expect("children are packed");
-    let data = serde_json::from_str(text).expect("it was JSON");
-    DynamicObject { data, ..child.clone() }
-}
-
 impl World {
-    /// Watches `namespace`, or all; once this process [leads](Self::lead), what changes is added to `dirty`.
-    /// Returns when everything was listed. The watches end with the returned set.
+    /// Watches `namespace`, or all, and of children the kinds that `settings` allow; once this process
+    /// [leads](Self::lead), what changes is added to `dirty`. Returns when everything was listed. The watches end with
+    /// the returned set.
     pub async fn start(
         client: &Client,
         namespace: Option<&str>,
-        network_policies: bool,
+        settings: &Settings,
         dirty: &AllDirty,
     ) -> (Arc<Self>, JoinSet<()>) {
         let api_writer = Writer::new(api_resource());
@@ -207,39 +125,38 @@ impl World {
             pods_changed.clone(),
         );
         let touched = Arc::new(touched);
-        let mut watches = Watches { client, namespace, touched: touched.clone(), tasks: JoinSet::new() };
+        let mut watches = Watches::new(client, namespace, touched.clone());
         let all = watcher::Config::default();
         let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), |_| {}, Touched::api);
-        let gateways =
-            watches.dynamic(&gateway_resource(), gateway_writer, all.clone(), |_| {}, Touched::gateway);
-        let policies = watches.dynamic(&policy_resource(), policy_writer, all, |_| {}, Touched::policy);
+        let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), Touched::api);
+        let gateways = watches.dynamic(&gateway_resource(), gateway_writer, all.clone(), Touched::gateway);
+        let policies = watches.dynamic(&policy_resource(), policy_writer, all, Touched::policy);
         let secrets = watches.typed(usable, |_| {}, Touched::secret);
         let pods = watches.typed(managed.clone(), strip, Touched::pod);
         let injected = watcher::Config::default().labels(&format!("{}=true", sidecar::INJECTED));
         let sidecars = watches.typed(injected, strip, Touched::pod);
-        let kinds =
-            ChildKind::ALL.into_iter().filter(|kind| network_policies || *kind != ChildKind::NetworkPolicy);
-        let children = kinds.map(|kind| {
-            let resource = kind.resource();
-            (
-                kind,
-                watches.dynamic(
-                    &resource,
-                    Writer::new(resource.clone()),
-                    managed.clone(),
-                    pack,
-                    Touched::child,
-                ),
-            )
-        });
-        let children = children.collect();
+        let mut children = BTreeMap::new();
+        for kind in ChildKind::ALL.into_iter().filter(|kind| settings.allows(*kind)) {
+            children.insert(kind, watches.children(kind, managed.clone()).await);
+        }
+        let Watches { absent, tasks, .. } = watches;
         let read = Mutex::default();
-        let world =
-            Self { children, apis, gateways, policies, secrets, pods, sidecars, read, touched, pods_changed };
+        let world = Self {
+            children,
+            absent,
+            apis,
+            gateways,
+            policies,
+            secrets,
+            pods,
+            sidecars,
+            read,
+            touched,
+            pods_changed,
+        };
         world.listed().await;
-        (Arc::new(world), watches.tasks)
+        (Arc::new(world), tasks)
     }
 
     /// From now on this process looks after everything.
@@ -255,9 +172,14 @@ impl World {
         self.secrets.wait_until_ready().await.expect(complete);
         self.pods.wait_until_ready().await.expect(complete);
         self.sidecars.wait_until_ready().await.expect(complete);
-        for store in self.children.values() {
+        for (_, store) in self.children.iter().filter(|(kind, _)| !self.lacks(**kind)) {
             store.wait_until_ready().await.expect(complete);
         }
+    }
+
+    /// Whether children of that kind cannot be made, for the cluster does not know it.
+    pub fn lacks(&self, kind: ChildKind) -> bool {
+        self.absent.lock().contains(&kind)
     }
 
     /// The child as it is, if it is there and labelled as ours.

@@ -362,6 +362,16 @@ fn patterns_and_their_functions_agree() {
         (crate::schema::NAME_PATTERN, &["a", "a-1"][..], &["", "1a", "a-", "A", "a_"][..]),
         (words::OBJECT_NAME, &["0", "a.b-c"], &["", ".a", "a.", "a/b"]),
         (words::NAMESPACE, &["default", "0a"], &["a.b", "-a"]),
+        (
+            words::DNS_NAME,
+            &["a", "a-b.c0"],
+            &["", "a..b", ".a", "a.", "-a", "a-.b", "A", "*.a", "a_b", "a/b"],
+        ),
+        (
+            words::HOST,
+            &["a.example.com", "*.example.com"],
+            &["", "*", "*.", "a.*.b", "*a.b", "**.a", "a:80", "a b"],
+        ),
         (words::DURATION, &["1h30m", "0s"], &["", "1d", "1.5s"]),
         (
             r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",

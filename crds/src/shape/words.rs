@@ -2,7 +2,7 @@
 //! what a pattern asks for.
 
 use sluice_config::Span;
-use sluice_config::placement::{Quantity, is_label_value};
+use sluice_config::placement::{Quantity, is_dns_name, is_label_value};
 use sluice_config::shown::clip;
 
 /// Pattern of durations.
@@ -11,6 +11,11 @@ pub const DURATION: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 pub const OBJECT_NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 /// Pattern of namespaces (RFC 1123 label).
 pub const NAMESPACE: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
+/// Pattern of names of Ingress classes, Gateways and their listeners (RFC 1123 subdomain, label by label).
+pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// Pattern of hosts, as the Gateway API has it.
+pub const HOST: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
 /// Fields and values that the design names and this build does not honour, by where they stand.
 /// They are refused by name, never ignored; the change that honours one removes it here.
@@ -98,6 +103,11 @@ pub fn expectation(pattern: &str) -> Option<Expectation> {
         NAMESPACE => (
             |text| is_object_name(text) && !text.contains('.'),
             "use a-z, 0-9 and -, as namespaces are named",
+        ),
+        DNS_NAME => (is_dns_name, "use a-z, 0-9 and -, in parts with . between them"),
+        HOST => (
+            |text| is_dns_name(text.strip_prefix("*.").unwrap_or(text)),
+            "write a DNS name in lower case, like streams.example.com or *.example.com",
         ),
         DURATION => (|text| text.parse::<Span>().is_ok(), "write a duration like 250ms, 10s, 5m or 1h30m"),
         r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$" => {

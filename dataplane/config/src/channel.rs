@@ -322,9 +322,14 @@ pub struct HttpPublish {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WebSocketPublish {}
 
+/// The path below which the channels of the API called `api` are: `/<api>` unless overridden.
+pub fn base_path(api: &str, spec: &StreamApiSpec) -> String {
+    spec.base_path.clone().unwrap_or_else(|| format!("/{api}"))
+}
+
 /// The path of `channel` of the API called `api`: `/<api>/<channel>` unless overridden.
 pub fn path(api: &str, spec: &StreamApiSpec, channel: &Channel) -> String {
-    let base = spec.base_path.clone().unwrap_or_else(|| format!("/{api}"));
+    let base = base_path(api, spec);
     let rest = channel.path.clone().unwrap_or_else(|| format!("/{}", channel.name));
     format!("{base}{rest}")
 }

@@ -16,11 +16,13 @@ use crate::server::SecretRef;
 
 mod autoscaling;
 mod check;
+mod exposure;
 mod gateway;
 mod sidecar;
 
 pub use autoscaling::Autoscaling;
-pub use check::{check, check_gateway, is_label_value};
+pub use check::{check, check_gateway, is_dns_name, is_label_value};
+pub use exposure::{Controller, Exposure, HttpRoute, Ingress, ParentRef};
 pub use gateway::{AllowedFrom, AllowedNamespaces, ApiLimits, GatewayRef, StreamGatewaySpec};
 pub use sidecar::{Bind, SIDECAR_LABEL, SIDECAR_PORT, Selector, Sidecar, SidecarResources, Update};
 
@@ -90,6 +92,9 @@ pub struct Deployment {
     // Whoever applies others replaces them all: the default, stored and nobody's, must not stay beside them.
     #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "atomic"))]
     pub listeners: Vec<Listener>,
+    /// Has clients outside the cluster reach it, below the path of what it serves. Default: nobody outside does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<Box<Exposure>>,
 }
 
 /// A port of the API's Service.
@@ -148,6 +153,7 @@ impl Default for Deployment {
             resources: Resources::default(),
             pod_template: PodTemplate::default(),
             listeners: vec![http],
+            exposure: None,
         }
     }
 }

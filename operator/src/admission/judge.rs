@@ -2,12 +2,13 @@
 
 use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
+use sluice_config::placement::Deployment;
 use sluice_config::policy::Authentication;
 use sluice_config::server::ServerKind;
 use sluice_config::{Config, Problem};
 use sluice_crds::{StreamAPI, StreamGateway, StreamPolicy, shape};
 
-use crate::children::{Owner, Settings};
+use crate::children::{Owner, Settings, exposure};
 use crate::dereference::identity;
 use crate::impact::{gateway_impact, impact};
 use crate::objects::{Kind, Objects};
@@ -60,9 +61,10 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
             == (Some(&applied.name.0), Some(&applied.name.1))
     };
     if applied.kind == Kind::StreamGateway {
-        let gateways = objects.gateways.iter().filter(|gateway| is_it(&gateway.metadata));
-        warnings
-            .extend(gateways.flat_map(|gateway| gateway_consequences(applied, gateway, objects, settings)));
+        for gateway in objects.gateways.iter().filter(|gateway| is_it(&gateway.metadata)) {
+            warnings.extend(gateway_consequences(applied, gateway, objects, settings));
+            warnings.extend(unexposed("spec", &gateway.spec.0.deployment, settings));
+        }
     } else if applied.kind == Kind::StreamApi {
         // Of two on one path the older has it.
         for refusal in rendered.refused.iter().filter(|refusal| refusal.kind == Kind::StreamApi) {
@@ -80,6 +82,9 @@ pub fn judge(applied: &Applied<'_>, objects: &Objects, settings: &Settings) -> J
         for api in objects.apis.iter().filter(|api| is_it(&api.metadata)) {
             warnings.extend(consequences(applied, api, settings));
             warnings.extend(risks_of_api(api));
+            let deployment = api.spec.0.placement.deployment();
+            let at = "spec.placement.deployment";
+            warnings.extend(deployment.and_then(|deployment| unexposed(at, deployment, settings)));
         }
     } else {
         let policies = objects.policies.iter().filter(|policy| is_it(&policy.metadata));
@@ -118,6 +123,13 @@ fn gateway_consequences(
     let owner = Owner::gateway(&applied.name.0, &applied.name.1, None);
     let apis = objects.apis.iter().map(|api| identity(&api.metadata));
     gateway_impact(&owner, &old, &new.spec.0, apis, settings)
+}
+
+/// Why clients outside the cluster will not reach what is described at `at`, although that is asked for.
+fn unexposed(at: &str, deployment: &Deployment, settings: &Settings) -> Option<String> {
+    let reason = exposure::obstacle(deployment, settings)?;
+    let field = exposure::field(deployment.exposure.as_deref()?);
+    Some(format!("{at}.{field}: {reason}"))
 }
 
 /// Servers whose connection is allowed and seldom meant.

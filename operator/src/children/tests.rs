@@ -1,7 +1,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::{Objects, render};
 
 const OWNER: Owner<'static> = Owner::api("a", "shop", Some("u-1"));
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         image: "sluice/dataplane:1".into(),
         pull_policy: "IfNotPresent".into(),
@@ -21,6 +21,8 @@ fn settings() -> Settings {
         network_policies: true,
         namespace: "sluice-system".into(),
         injection: true,
+        ingresses: true,
+        http_routes: true,
     }
 }
 
@@ -32,11 +34,11 @@ fn what_is_served_in_a_sidecar_is_what_it_mounts() {
     assert!(kinds.iter().all(|kind| !kind.is_optional()), "they stay when the API moves");
 }
 
-fn build(change: impl FnOnce(&mut Value)) -> Vec<Child> {
+pub(super) fn build(change: impl FnOnce(&mut Value)) -> Vec<Child> {
     build_with(&[], change)
 }
 
-fn build_with(secrets: &[Value], change: impl FnOnce(&mut Value)) -> Vec<Child> {
+pub(super) fn build_with(secrets: &[Value], change: impl FnOnce(&mut Value)) -> Vec<Child> {
     let mut api = json!({
         "apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI",
         "metadata": {"name": "shop", "namespace": "a", "generation": 3},
@@ -74,12 +76,12 @@ fn build_with(secrets: &[Value], change: impl FnOnce(&mut Value)) -> Vec<Child> 
     children(&OWNER, &content, &settings()).expect("children")
 }
 
-fn find(children: &[Child], kind: ChildKind) -> Value {
+pub(super) fn find(children: &[Child], kind: ChildKind) -> Value {
     children.iter().find(|child| child.kind == kind).map(|child| child.body.clone()).unwrap_or_default()
 }
 
 /// Every field that was built is a field of the type, by its right name.
-fn is_typed<T: DeserializeOwned + Serialize>(built: &Value) {
+pub(super) fn is_typed<T: DeserializeOwned + Serialize>(built: &Value) {
     let typed: T = serde_json::from_value(built.clone()).expect("the type");
     let mut again = serde_json::to_value(typed).expect("JSON");
     again["apiVersion"] = built["apiVersion"].clone();
@@ -93,7 +95,8 @@ fn every_child_is_what_its_kind_says() {
     let children = build(|api| {
         let autoscaling =
             json!({"minReplicas": 3, "maxReplicas": 5, "cpuUtilization": 60, "connectionsPerPod": 9});
-        api["spec"]["placement"] = json!({"deployment": {"autoscaling": autoscaling, "podTemplate": {
+        let exposure = json!({"ingress": {"host": "a.example.com", "className": "nginx"}});
+        api["spec"]["placement"] = json!({"deployment": {"autoscaling": autoscaling, "exposure": exposure, "podTemplate": {
             "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
             "topologySpreadConstraints": [{
@@ -103,7 +106,8 @@ fn every_child_is_what_its_kind_says() {
         }}});
     });
     let kinds: Vec<_> = children.iter().map(|child| child.kind).collect();
-    assert_eq!(kinds, ChildKind::ALL);
+    let others = ChildKind::ALL.into_iter().filter(|kind| *kind != ChildKind::HttpRoute);
+    assert_eq!(kinds, others.collect::<Vec<_>>(), "of the two that expose it there is one");
     is_typed::<Secret>(&find(&children, ChildKind::Secret));
     is_typed::<ConfigMap>(&find(&children, ChildKind::ConfigMap));
     is_typed::<ServiceAccount>(&find(&children, ChildKind::ServiceAccount));
@@ -114,6 +118,7 @@ fn every_child_is_what_its_kind_says() {
     is_typed::<PodDisruptionBudget>(&find(&children, ChildKind::PodDisruptionBudget));
     is_typed::<Deployment>(&find(&children, ChildKind::Deployment));
     is_typed::<HorizontalPodAutoscaler>(&find(&children, ChildKind::HorizontalPodAutoscaler));
+    is_typed::<Ingress>(&find(&children, ChildKind::Ingress));
 }
 
 #[test]

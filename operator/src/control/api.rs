@@ -66,6 +66,7 @@ impl Context {
             None => (None, None),
         };
         let serving = gateway.map_or(owner, |(gateway, _)| Owner::gateway(&gateway.0, &gateway.1, None));
+        let outside = self.outside(&owner, entry.and_then(|entry| entry.api.spec.placement.deployment()));
         let findings = ApiFindings {
             key: &key,
             problems: &problems,
@@ -76,6 +77,7 @@ impl Context {
             pods: &pods,
             paused,
             sidecars: sidecars.as_ref(),
+            unexposed: outside.fault.as_deref(),
         };
         let mut verdicts = report::api_verdicts(&findings);
         let is_programmed = verdicts
@@ -89,11 +91,12 @@ impl Context {
         if !has_asked {
             report::keep_what_pods_say(&mut conditions, &before);
         }
-        let base = match gateway {
-            Some((_, host)) => host.url.clone(),
-            None => entry.and_then(|entry| base_url(&owner, entry)),
+        let bases = match gateway {
+            Some((_, host)) => [host.url.clone(), host.external_url.clone()],
+            None => [entry.and_then(|entry| base_url(&owner, entry)), outside.url],
         };
-        let status = report::api_status(conditions.clone(), entry, base.as_deref());
+        let bases: Vec<_> = bases.into_iter().flatten().collect();
+        let status = report::api_status(conditions.clone(), entry, &bases);
         self.tell(api, &api_resource(), &status, &before, &conditions).await?;
         let leaving = match gateway {
             Some(_) if is_programmed => self.leave(name, &owner).await?,

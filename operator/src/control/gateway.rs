@@ -31,8 +31,10 @@ pub struct Host {
     pub hosted: Hosted,
     /// What is wrong with all of it.
     pub fault: Option<String>,
-    /// Where clients reach it.
+    /// Where clients reach it inside the cluster.
     pub url: Option<String>,
+    /// And outside.
+    pub external_url: Option<String>,
 }
 
 /// The key of an API's cursors, and where it was read.
@@ -119,7 +121,10 @@ impl Context {
             return Ok(Action::await_change());
         }
         host.uid.clone_from(&gateway.metadata.uid);
-        host.url = report::service_url(&owner, &lenient_gateway(gateway).deployment);
+        let deployment = lenient_gateway(gateway).deployment;
+        let outside = self.outside(&owner, Some(&deployment));
+        host.url = report::service_url(&owner, &deployment);
+        host.external_url = outside.url;
         host.fault = failed.as_ref().map(ToString::to_string);
         if !problems.is_empty() {
             host.fault = Some("it has problems; see its conditions".to_owned());
@@ -135,6 +140,7 @@ impl Context {
             failed: failed.as_ref(),
             pods: &pods,
             paused,
+            unexposed: outside.fault.as_deref(),
         };
         let verdicts = report::gateway_verdicts(&findings);
         let earlier = report::conditions_of(&gateway.data);
@@ -145,6 +151,7 @@ impl Context {
         }
         let status = json!({
             "conditions": conditions, "attachedApis": host.hosted.config.apis.len(), "url": host.url,
+            "externalUrl": host.external_url,
         });
         self.keep(name, host);
         let told = self.tell(gateway, &gateway_resource(), &status, &earlier, &conditions).await;
@@ -208,8 +215,8 @@ impl Context {
         let host = Arc::new(host);
         let before = self.hosts.lock().insert(name.clone(), host.clone());
         let placed = self.world.placed_on(name);
-        let Some(before) = before.filter(|before| (&before.fault, &before.url) == (&host.fault, &host.url))
-        else {
+        let frame = |host: &Host| (host.fault.clone(), host.url.clone(), host.external_url.clone());
+        let Some(before) = before.filter(|before| frame(before) == frame(&host)) else {
             placed.iter().for_each(|api| self.dirty.apis.add(name_of(api)));
             return;
         };

@@ -3,7 +3,7 @@
 use sluice_config::{Config, Problem};
 use sluice_crds::resource::ConditionStatus;
 
-use super::{Verdict, accepted, is_reference, resolved, serves};
+use super::{NOT_EXPOSED, Verdict, accepted, is_reference, resolved, serves};
 use crate::apply::ApplyError;
 use crate::children::Owner;
 use crate::observe::PodView;
@@ -22,6 +22,8 @@ pub struct GatewayFindings<'a> {
     pub pods: &'a [PodView],
     /// Its children are left as they are.
     pub paused: bool,
+    /// Why clients outside the cluster do not reach it, although that is asked for.
+    pub unexposed: Option<&'a str>,
 }
 
 /// The conditions of a StreamGateway.
@@ -48,6 +50,9 @@ pub fn gateway_verdicts(findings: &GatewayFindings<'_>) -> Vec<Verdict> {
 
 fn gateway_programmed(findings: &GatewayFindings<'_>) -> Verdict {
     let verdict = |status, reason, message: String| Verdict::new("Programmed", status, reason, message);
+    if let Some(reason) = findings.unexposed {
+        return verdict(ConditionStatus::False, NOT_EXPOSED, reason.to_owned());
+    }
     let ready: Vec<_> = findings.pods.iter().filter(|pod| pod.ready).collect();
     if ready.is_empty() {
         let message = match findings.pods.first() {

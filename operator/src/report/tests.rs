@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use sluice_config::config::Config;
 
 use super::*;
@@ -61,6 +62,7 @@ fn findings<'a>(entry: Option<&'a Entry>, pods: &'a [PodView]) -> ApiFindings<'a
         pods,
         paused: false,
         sidecars: None,
+        unexposed: None,
     }
 }
 
@@ -223,9 +225,40 @@ fn a_long_message_is_cut_between_characters() {
 fn urls_are_those_of_the_service() {
     let entry = entry();
     let url = service_url(&OWNER, entry.api.spec.placement.deployment().expect("its own"));
-    let status = api_status(Vec::new(), Some(&entry), url.as_deref());
+    let status = api_status(Vec::new(), Some(&entry), url.as_slice());
     assert_eq!(status["urls"], json!(["http://shop-sluice.a.svc/shop/orders"]));
     assert_eq!(status["revision"], json!(entry.revision));
+    let bases = [url.expect("a URL"), "//a.example.com".into()];
+    let status = api_status(Vec::new(), Some(&entry), &bases);
+    assert_eq!(
+        status["urls"],
+        json!(["http://shop-sluice.a.svc/shop/orders", "//a.example.com/shop/orders"])
+    );
+    assert_eq!(api_status(Vec::new(), None, &bases)["urls"], json!([]));
+}
+
+#[test]
+fn what_nobody_outside_reaches_is_not_programmed() {
+    let entry = entry();
+    let pods = [pod("p-1", true, Ok(serving(&entry)))];
+    let unexposed = Some("no Ingress is made");
+    let told = api_verdicts(&ApiFindings { unexposed, ..findings(Some(&entry), &pods) });
+    let reasons: Vec<_> = told.iter().map(|verdict| (verdict.kind, verdict.reason)).collect();
+    assert!(reasons.contains(&("Programmed", "NotExposed")), "{reasons:?}");
+    assert!(reasons.contains(&("Available", "Available")), "inside the cluster all is well: {reasons:?}");
+    let owner = Owner::gateway("infra", "edge", None);
+    let config = Config::default();
+    let findings = GatewayFindings {
+        owner,
+        problems: &[],
+        config: &config,
+        failed: None,
+        pods: &pods,
+        paused: false,
+        unexposed,
+    };
+    let told = gateway_verdicts(&findings).remove(2);
+    assert_eq!((told.status, told.reason), (False, "NotExposed"));
 }
 
 #[test]

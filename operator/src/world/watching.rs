@@ -20,7 +20,7 @@ use super::touched::Touched;
 const INTERRUPTED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
 /// Pauses between attempts to watch: each twice as long as the last, some more or less.
-struct Pauses(Duration);
+pub struct Pauses(Duration);
 
 impl Default for Pauses {
     fn default() -> Self {
@@ -28,13 +28,12 @@ impl Default for Pauses {
     }
 }
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Pauses {
+    /// How long to wait now.
+    pub fn next(&mut self) -> Duration {
         let pause = self.0.mul_f64(0.75 + 0.5 * fastrand::f64());
         self.0 = (self.0 * 2).min(INTERRUPTED.1);
-        Some(pause)
+        pause
     }
 }
 
@@ -59,7 +58,7 @@ where
             Err(_) => None,
         };
         if events.is_none() {
-            tokio::time::sleep(pauses.next().expect("there is always another")).await;
+            tokio::time::sleep(pauses.next()).await;
         }
         Some((event, (begin, (events, pauses))))
     })

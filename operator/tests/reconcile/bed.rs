@@ -40,6 +40,11 @@ pub const CHILDREN: [ChildKind; 9] = [
     ChildKind::Deployment,
 ];
 
+/// Kinds of children that every cluster knows and the chart has allowed here: nothing is exposed.
+pub fn kinds() -> impl Iterator<Item = ChildKind> {
+    ChildKind::ALL.into_iter().filter(|kind| !matches!(kind, ChildKind::Ingress | ChildKind::HttpRoute))
+}
+
 /// A namespace with the operator's rights, and everything rights to do anything there.
 pub struct Bed {
     /// The API server.
@@ -126,12 +131,16 @@ impl Bed {
 
     /// The object, if it is there.
     pub async fn find(&self, kind: &ApiResource, name: &str) -> Option<Value> {
-        let found = self.objects(kind).get_opt(name).await.expect("the API server answers");
-        found.map(|object| {
-            let mut object = serde_json::to_value(object).expect("JSON");
-            object["metadata"]["managedFields"] = Value::Null;
-            object
-        })
+        match self.objects(kind).get(name).await {
+            Ok(object) => {
+                let mut object = serde_json::to_value(object).expect("JSON");
+                object["metadata"]["managedFields"] = Value::Null;
+                Some(object)
+            }
+            // Also of a kind that is not known at all.
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("the API server answers: {error}"),
+        }
     }
 
     /// The object.

@@ -11,13 +11,13 @@ use sluice_tests::client::websocket::WebSocket;
 use sluice_tests::documents::Channel;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, CHILDREN, kind_of, shop};
+use crate::bed::{Bed, CHILDREN, kind_of, kinds, shop};
 use crate::pod::Pod;
 
 /// Kind and name of everything in the namespace that the operator labelled.
 pub async fn managed(bed: &Bed) -> BTreeSet<(&'static str, String)> {
     let mut found = BTreeSet::new();
-    for kind in ChildKind::ALL {
+    for kind in kinds() {
         for object in bed.list(&kind.resource()).await {
             if object["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "sluice-operator" {
                 found.insert((

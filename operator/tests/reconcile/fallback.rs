@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sluice_tests::{ControlPlane, eventually};
 
 use crate::bed::{Bed, shop};
+use crate::exposure::http_route;
 use crate::gateway::gateway;
 use crate::operator::Operator;
 
@@ -41,6 +42,8 @@ fn wrong() -> Vec<(Value, &'static str)> {
     let with_tls = json!([{"name": "a", "protocol": "HTTP", "tls": tls}]);
     let twins = json!([{"name": "a", "protocol": "HTTP"}, {"name": "b", "protocol": "HTTP", "port": 81}]);
     let scaled = json!({"minReplicas": 5, "maxReplicas": 2});
+    let https = json!([{"name": "a", "protocol": "HTTPS", "tls": tls}]);
+    let unserved = json!({"listeners": https, "exposure": http_route("a.example.com")});
     vec![
         (twice, "two of them have the same path"),
         (reserved, "/-/ is reserved"),
@@ -64,6 +67,8 @@ fn wrong() -> Vec<(Value, &'static str)> {
         ),
         (deployment(json!({"autoscaling": scaled})), "minReplicas is more than maxReplicas"),
         (gateway(json!({"autoscaling": scaled})), "minReplicas is more than maxReplicas"),
+        (deployment(unserved.clone()), "exposure.httpRoute needs an HTTP listener"),
+        (gateway(unserved), "exposure.httpRoute needs an HTTP listener"),
         (gateway(json!({"listeners": bare("HTTPS")})), "HTTPS needs `tls:"),
         (gateway(json!({"podTemplate": {"labels": {"app.kubernetes.io/name": "x"}}})), "set by the operator"),
     ]
@@ -81,6 +86,8 @@ fn right() -> Vec<Value> {
         kafka(json!({"brokers": ["127.0.0.1:9092"], "sasl": plain})),
         deployment(json!({"listeners": both, "podTemplate": {"labels": {"team": "a"}}})),
         deployment(json!({"autoscaling": {"maxReplicas": 2}})),
+        deployment(json!({"exposure": http_route("a.example.com")})),
+        deployment(json!({"listeners": both, "exposure": http_route("a.example.com")})),
         gateway(json!({})),
         gateway(json!({"listeners": both, "autoscaling": {"minReplicas": 2, "maxReplicas": 2}})),
     ]

@@ -98,7 +98,7 @@ async fn of_two_replicas_one_writes_through_kill_pause_and_stop() {
 
     first.signal(libc::SIGTERM);
     let begun = Instant::now();
-    within(Duration::from_secs(3), "the other one leads after a stop", || async {
+    within(Duration::from_secs(5), "the other one leads after a stop", || async {
         second.is_leading().await.then_some(())
     })
     .await;

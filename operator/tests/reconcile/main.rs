@@ -8,6 +8,7 @@ mod admission;
 mod bed;
 mod children;
 mod crash;
+mod exposure;
 mod fallback;
 mod faults;
 mod foreign;

@@ -96,7 +96,7 @@ async fn at_rest_nothing_is_written_over_ten_resyncs_and_a_restart() {
 }
 
 /// An edit by hand of a child of each kind, as a merge patch.
-fn edit(kind: ChildKind, live: &Value) -> Value {
+pub fn edit(kind: ChildKind, live: &Value) -> Value {
     match kind {
         ChildKind::Secret => {
             let (key, _) =
@@ -113,6 +113,8 @@ fn edit(kind: ChildKind, live: &Value) -> Value {
         ChildKind::NetworkPolicy => json!({"spec": {"ingress": [{}]}}),
         ChildKind::PodDisruptionBudget => json!({"spec": {"maxUnavailable": 2}}),
         ChildKind::HorizontalPodAutoscaler => json!({"spec": {"maxReplicas": 9}}),
+        ChildKind::Ingress => json!({"spec": {"ingressClassName": "theirs"}}),
+        ChildKind::HttpRoute => json!({"spec": {"hostnames": ["theirs.example.com"]}}),
         ChildKind::Deployment => {
             json!({"spec": {"replicas": 5, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}})
         }

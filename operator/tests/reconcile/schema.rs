@@ -46,6 +46,11 @@ fn largest() -> Value {
     };
     let secrets: Vec<_> = (0..8).map(|n| json!({"name": format!("{}{n}", "s".repeat(252))})).collect();
     let spread = json!({"maxSkew": 1000, "topologyKey": text(316), "whenUnsatisfiable": "ScheduleAnyway"});
+    let host = |n: usize| format!("{n:03}.{}", "h".repeat(249));
+    let gateway = |n| json!({"name": host(n), "namespace": "n".repeat(63), "sectionName": host(n)});
+    let exposure = json!({"httpRoute": {
+        "parentRefs": (0..16).map(gateway).collect::<Vec<_>>(), "hostnames": (0..16).map(host).collect::<Vec<_>>(),
+    }});
     json!({
         "apiVersion": "sluice.dev/v1alpha1", "kind": "StreamAPI", "metadata": {"name": "x".repeat(40)},
         "spec": {
@@ -53,7 +58,7 @@ fn largest() -> Value {
             "lifecycle": {"link": format!("https://{}", "l".repeat(504))},
             "servers": (0..16).map(server).collect::<Vec<_>>(),
             "channels": (0..256).map(channel).collect::<Vec<_>>(),
-            "placement": {"deployment": {"replicas": 1000, "podTemplate": {
+            "placement": {"deployment": {"replicas": 1000, "exposure": exposure, "podTemplate": {
                 "labels": entries(32, &text(63)), "annotations": entries(32, &text(256)),
                 "nodeSelector": entries(32, &text(63)), "imagePullSecrets": secrets,
                 "tolerations": vec![json!({"key": text(316), "value": text(63)}); 16],
@@ -76,6 +81,7 @@ async fn with_every_bound_at_its_maximum_an_object_is_taken_and_with_one_more_it
         (format!("{template}/imagePullSecrets"), "imagePullSecrets"),
         (format!("{template}/tolerations"), "tolerations"),
         (format!("{template}/topologySpreadConstraints"), "topologySpreadConstraints"),
+        ("/spec/placement/deployment/exposure/httpRoute/parentRefs".into(), "parentRefs"),
         ("/spec/servers/0/kafka/properties".into(), "properties"),
         (format!("{template}/labels"), "labels"),
         (format!("{template}/annotations"), "annotations"),

@@ -7,7 +7,7 @@ use sluice_operator::world::{api_resource, policy_resource};
 use sluice_tests::documents::{self, Channel};
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, COLLECTED, policy, secret};
+use crate::bed::{Bed, COLLECTED, kinds, policy, secret};
 
 pub mod cases;
 
@@ -78,7 +78,7 @@ async fn a_wrong_api_is_refused_by_field_or_told_in_conditions() {
         }
     }
     within(COLLECTED, "what was being made of a deleted API is collected", || async {
-        for kind in ChildKind::ALL {
+        for kind in kinds() {
             let left = bed.list(&kind.resource()).await;
             if left.iter().any(|object| object["metadata"]["labels"]["sluice.dev/api"].is_string()) {
                 return None;

@@ -9,6 +9,8 @@ use super::{
 use crate::check::Problem;
 use crate::shown::clip;
 
+mod exposure;
+
 /// Prefixes of labels and annotations that are the operator's own.
 const RESERVED: [&str; 2] = ["sluice.dev/", "app.kubernetes.io/"];
 
@@ -51,6 +53,7 @@ fn check_deployment(at: &str, deployment: &Deployment, problems: &mut Vec<Proble
     check_listeners(at, &deployment.listeners, problems);
     check_autoscaling(at, deployment, problems);
     check_template(at, &deployment.pod_template, problems);
+    exposure::check(at, deployment, problems);
 }
 
 fn check_autoscaling(at: &str, deployment: &Deployment, problems: &mut Vec<Problem>) {
@@ -179,17 +182,19 @@ fn check_listeners(at: &str, listeners: &[Listener], problems: &mut Vec<Problem>
 /// Whether `name` can be the key of a label: `[prefix/]name`, as Kubernetes has it.
 fn is_qualified_name(name: &str) -> bool {
     let (prefix, name) = name.split_once('/').map_or((None, name), |(prefix, name)| (Some(prefix), name));
-    let is_domain = |text: &str| {
-        (1..=253).contains(&text.len())
-            && text.split('.').all(|label| {
-                let bytes = label.as_bytes();
-                !label.is_empty()
-                    && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-                    && bytes[0] != b'-'
-                    && bytes[bytes.len() - 1] != b'-'
-            })
-    };
-    !name.is_empty() && name.len() <= 63 && is_label_value(name) && prefix.is_none_or(is_domain)
+    !name.is_empty() && name.len() <= 63 && is_label_value(name) && prefix.is_none_or(is_dns_name)
+}
+
+/// Whether `text` is a DNS name as Kubernetes has it: lower case, and no dot at the end.
+pub fn is_dns_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            !label.is_empty()
+                && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+                && bytes[0] != b'-'
+                && bytes[bytes.len() - 1] != b'-'
+        })
 }
 
 /// Whether `text` can be the value of a label, but for its length.

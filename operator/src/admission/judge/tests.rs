@@ -177,3 +177,21 @@ fn risks_are_told_and_warnings_are_bounded() {
     assert_eq!(found.warnings.last().map(String::as_str), Some("and 27 more"));
     assert!(found.warnings.iter().all(|warning| warning.chars().count() <= MAX_WARNING + 1));
 }
+
+#[test]
+fn an_exposure_that_the_chart_does_not_allow_is_warned_of() {
+    let exposure = json!({"ingress": {"host": "a.example.com", "className": "nginx"}});
+    let mut exposed = api("shop");
+    exposed["spec"]["placement"] = json!({"deployment": {"exposure": exposure}});
+    let gateway = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "StreamGateway",
+        "metadata": {"name": "edge", "namespace": "a"}, "spec": {"exposure": exposure}});
+    for (document, at) in
+        [(exposed, "spec.placement.deployment.exposure.ingress: "), (gateway, "spec.exposure.ingress: ")]
+    {
+        let found = judged(&document, None, &[]);
+        assert!(found.problems.is_empty(), "inside the cluster it is served: {found:?}");
+        let warning = &found.warnings[0];
+        assert!(warning.starts_with(at) && warning.contains("switched off by the chart's"), "{warning}");
+        assert!(!warning.ends_with('…'), "it is not cut off: {warning}");
+    }
+}

@@ -336,6 +336,8 @@ pub fn placements() -> Vec<Case> {
     let template = |field: &str, value: Value| {
         one("/spec/placement", json!({"deployment": {"podTemplate": {field: value}}}))
     };
+    let exposure = |value: Value| one("/spec/placement", json!({"deployment": {"exposure": value}}));
+    let ingress = |host: &str| json!({"host": host, "className": "nginx"});
     vec![
         ("containers", template("containers", json!([])), Refused(&["podTemplate.containers"])),
         (
@@ -389,6 +391,28 @@ pub fn placements() -> Vec<Case> {
             "a toleration without a key",
             template("tolerations", json!([{"operator": "Equal", "value": "x"}])),
             Told("Accepted", &["podTemplate.tolerations[0]"]),
+        ),
+        (
+            "two ways out",
+            exposure(
+                json!({"ingress": ingress("a.example.com"), "httpRoute": {"parentRefs": [{"name": "a"}], "hostnames": ["a"]}}),
+            ),
+            Refused(&["exactly one of `ingress`, `httpRoute`"]),
+        ),
+        (
+            "a host that ends a line",
+            exposure(json!({"ingress": ingress("a.example.com\n}")})),
+            Refused(&["exposure.ingress.host"]),
+        ),
+        (
+            "annotations of an Ingress",
+            exposure(json!({"ingress": {"host": "a", "className": "a", "annotations": {"a": "b"}}})),
+            Refused(&["exposure.ingress.annotations"]),
+        ),
+        (
+            "a host that is an address",
+            exposure(json!({"ingress": ingress("192.0.2.1")})),
+            Told("Accepted", &["exposure.ingress.host", "write a DNS name"]),
         ),
         (
             "not a quantity",
