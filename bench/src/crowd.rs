@@ -165,7 +165,7 @@ impl Drinkers {
 }
 
 fn drink(mut sockets: Vec<TcpStream>, stop: &AtomicBool) -> Result<f64> {
-    be_nice();
+    stand_back();
     let mut epoll = Epoll::new()?;
     for (name, socket) in sockets.iter().enumerate() {
         epoll.add(socket, name)?;
@@ -180,7 +180,10 @@ fn drink(mut sockets: Vec<TcpStream>, stop: &AtomicBool) -> Result<f64> {
 }
 
 /// This thread runs when no other one of its core wants to.
-fn be_nice() {
-    // SAFETY: no pointers are passed; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+fn stand_back() {
+    // SAFETY: the parameters live through the call; 0 is the calling thread.
+    unsafe {
+        let parameters: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters);
+    }
 }

@@ -10,8 +10,8 @@ use sluice_tests::client::http::publish;
 use sluice_tests::documents::{Api, Channel, Documents};
 use sluice_tests::{WebSocket, within};
 
-/// Messages of the API that nothing may disturb: some ten seconds of them.
-const MESSAGES: usize = 12_000;
+/// Messages at least of the API that nothing may disturb.
+const MESSAGES: usize = 5000;
 /// APIs that come and go beside it.
 const SMALL: usize = 50;
 /// Requests by which a neighbour's latency is measured.

@@ -15,8 +15,6 @@ use sluice_tests::{WebSocket, seed, within};
 
 /// How long the API server stays away.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Messages that last until a restore is over and everything works again.
-const LASTING: usize = 80_000;
 /// Some seconds of them: a clock that also shows that something is served.
 const WHILE: usize = 5_000;
 /// More versions than the cluster comes to by itself until what a restore undid works again.
@@ -269,7 +267,7 @@ async fn forget_the_future(namespace: &Namespace, traffic: &Traffic) {
             cluster(&["kill", part, node]).await;
             cluster(&["start", part, node]).await;
         }
-        traffic.load.reaches((traffic.load.accepted() + WHILE).min(LASTING)).await;
+        traffic.load.reaches(traffic.load.accepted() + WHILE).await;
         let ready = ["wait", "--for=condition=Ready", "pod", "-l", "sluice.dev/api=shop", "--timeout=60s"];
         namespace.kubectl(&ready).await;
     }
@@ -289,7 +287,7 @@ async fn is_there(method: &str, url: &str) -> bool {
 /// everybody has seen. Clients notice none of it.
 #[tokio::test]
 async fn etcd_restored_from_an_older_snapshot_drops_nobody() {
-    let (namespace, traffic) = busy("restored", LASTING).await;
+    let (namespace, traffic) = busy("restored", WHILE).await;
     let lost = namespace.serve("lost", &small("lost")).await;
     let (before, revision) = (namespace.pods("shop").await, namespace.revision("shop").await);
     assert_ne!(before[0].node, before[1].node, "pods spread over nodes");

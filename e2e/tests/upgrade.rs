@@ -12,8 +12,8 @@ use sluice_e2e::{Namespace, Traffic, kafka};
 use sluice_tests::documents::{Api, Channel, Documents};
 use sluice_tests::{WebSocket, process, within};
 
-/// Messages of each API while a version replaces another: a minute or so of them.
-const MESSAGES: usize = 30_000;
+/// Messages of each API at least, while a version replaces another.
+const MESSAGES: usize = 5000;
 /// Where the chart's next version takes its images from.
 const NEXT: &str = "9.9.9";
 
@@ -139,8 +139,6 @@ async fn a_version_replaces_another_under_traffic_and_nothing_is_lost() {
     }
     namespace.programmed("shop").await;
     namespace.programmed("chat").await;
-    let accepted = [&traffic, &shared].map(|traffic| traffic.load.accepted());
-    println!("{accepted:?} of {MESSAGES} messages each were accepted by then");
     // Of the first pods to the second, of these to other nodes, and a rolling update meets a drain.
     for traffic in [traffic, shared] {
         assert_eq!(traffic.check(6).await, 0, "no request failed");

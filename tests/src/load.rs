@@ -1,6 +1,6 @@
 //! Traffic in the background while something breaks.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const MOST_TROUBLES: usize = 5;
 
 /// How long a whole load may take.
 const WHOLE: Duration = Duration::from_secs(150);
+/// How long one may last that somebody has to stop.
+const UNSTOPPED: Duration = Duration::from_secs(300);
 
 /// Messages on their way. Dropping it stops it.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Load {
     refused: Arc<AtomicUsize>,
     unknown: Arc<AtomicUsize>,
     troubles: Arc<Mutex<Vec<String>>>,
+    stopped: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -41,8 +44,8 @@ impl Drop for Load {
 
 impl Load {
     fn new() -> Self {
-        let (accepted, refused, unknown, troubles, workers) = Default::default();
-        Self { accepted, refused, unknown, troubles, workers }
+        let (accepted, refused, unknown, troubles, stopped, workers) = Default::default();
+        Self { accepted, refused, unknown, troubles, stopped, workers }
     }
 
     /// `count` messages straight into `topic`, each worker with one of `keys` and its partition.
@@ -80,6 +83,15 @@ impl Load {
     /// `count` messages by `POST`, from `workers` clients at once with a key each. Whoever gets
     /// 503, or no answer, sends the same message again, as a careful client does.
     pub fn http(url: &str, ledger: &Ledger, count: usize, workers: usize) -> Self {
+        Self::posting(url, ledger, Some(count.div_ceil(workers)), workers)
+    }
+
+    /// The same until [`Load::stop`].
+    pub fn http_until_stopped(url: &str, ledger: &Ledger, workers: usize) -> Self {
+        Self::posting(url, ledger, None, workers)
+    }
+
+    fn posting(url: &str, ledger: &Ledger, share: Option<usize>, workers: usize) -> Self {
         let mut load = Self::new();
         for worker in 0..workers {
             let sender = Sender {
@@ -89,8 +101,9 @@ impl Load {
                 refused: load.refused.clone(),
                 unknown: load.unknown.clone(),
                 troubles: load.troubles.clone(),
+                stopped: load.stopped.clone(),
             };
-            load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), count.div_ceil(workers))));
+            load.workers.push(tokio::spawn(sender.send(format!("w{worker}"), share)));
         }
         load
     }
@@ -125,6 +138,13 @@ impl Load {
         }
     }
 
+    /// Ends it: every worker sees its message through. Fails if one had ended before.
+    pub async fn stop(self) -> usize {
+        assert!(!self.workers.iter().any(JoinHandle::is_finished), "a worker ended before it was told to");
+        self.stopped.store(true, Ordering::SeqCst);
+        self.done().await
+    }
+
     /// Waits for the end of it. Gives how many were refused or unknown.
     pub async fn done(mut self) -> usize {
         let begun = Instant::now();
@@ -151,12 +171,16 @@ struct Sender {
     refused: Arc<AtomicUsize>,
     unknown: Arc<AtomicUsize>,
     troubles: Arc<Mutex<Vec<String>>>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Sender {
-    async fn send(self, key: String, count: usize) {
+    /// Sends `share` messages; without, until it is stopped.
+    async fn send(self, key: String, share: Option<usize>) {
+        let (begun, mut sent) = (Instant::now(), 0);
         let client = http::builder().http1_only().build().expect("a client can be made");
-        for _ in 0..count {
+        while share.map_or_else(|| !self.stopped.load(Ordering::SeqCst), |share| sent < share) {
+            assert!(share.is_some() || begun.elapsed() < UNSTOPPED, "nobody stopped it in {UNSTOPPED:?}");
             let payload = self.ledger.offer_with_key(&key);
             let begun = Instant::now();
             while !self.offer(&client, &payload).await {
@@ -165,6 +189,7 @@ impl Sender {
             }
             self.ledger.accept(&payload.ident);
             self.accepted.fetch_add(1, Ordering::SeqCst);
+            sent += 1;
             tokio::time::sleep(PACE).await;
         }
     }
