@@ -16,6 +16,7 @@ mod gate;
 mod gateway;
 mod hostile;
 mod leadership;
+mod neighbours;
 mod operator;
 mod pod;
 mod policies;
