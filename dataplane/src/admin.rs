@@ -60,28 +60,35 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let draining = shown.draining.load(Ordering::SeqCst);
     let serving = [&shown.open, &shown.loaded].iter().all(|flag| flag.load(Ordering::SeqCst));
     let ready = serving && !draining;
-    let servers: Vec<_> = shown
-        .servers
-        .load()
-        .iter()
-        .map(|server| {
-            let state = server.status.state();
-            serde_json::json!({
-                "namespace": server.namespace,
-                "api": server.api,
-                "server": server.server,
-                "up": state.up,
-                "reason": state.reason,
-            })
-        })
-        .collect();
-    let body = serde_json::json!({"ready": ready, "draining": draining, "servers": servers});
+    let body = serde_json::json!({"ready": ready, "draining": draining, "servers": servers(&shown)});
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(body)).into_response()
 }
 
+/// With the servers, so that who looks after many pods asks each once.
 async fn config(State(shown): State<Arc<Shown>>) -> Response {
-    axum::Json(&**shown.applied.load()).into_response()
+    #[derive(serde::Serialize)]
+    struct Config<'a> {
+        #[serde(flatten)]
+        applied: &'a Applied,
+        servers: Vec<serde_json::Value>,
+    }
+    let applied = shown.applied.load();
+    axum::Json(Config { applied: &applied, servers: servers(&shown) }).into_response()
+}
+
+fn servers(shown: &Shown) -> Vec<serde_json::Value> {
+    let tell = |server: &ServerState| {
+        let state = server.status.state();
+        serde_json::json!({
+            "namespace": server.namespace,
+            "api": server.api,
+            "server": server.server,
+            "up": state.up,
+            "reason": state.reason,
+        })
+    };
+    shown.servers.load().iter().map(tell).collect()
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::State;
@@ -135,6 +136,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// How often memory that is free is given back to the system: lists and renderings take much for a moment.
+const GIVE_BACK: Duration = Duration::from_secs(30);
+
+/// glibc keeps memory for each thread, and of each gives back the end alone.
+#[cfg(target_env = "gnu")]
+async fn give_back() {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        // SAFETY: it takes no pointers and may be called at any time.
+        let trimmed = tokio::task::spawn_blocking(|| unsafe { libc::malloc_trim(0) });
+        trimmed.await.expect("it does not panic");
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+async fn give_back() {}
+
 #[tokio::main]
 async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context("cannot tell where the API server is")?;
@@ -143,6 +161,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     without_retries.default_retry = false;
     let client = Client::try_from(config).context("cannot make a client for the API server")?;
     let once = Client::try_from(without_retries).context("cannot make a client for the API server")?;
+    tokio::spawn(give_back());
     let metrics = Arc::new(Metrics::new());
     let admin = tokio::net::TcpListener::bind(args.admin)
         .await

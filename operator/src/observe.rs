@@ -1,4 +1,4 @@
-//! Asks data planes what they serve: `/config` and `/readyz` of every running pod.
+//! Asks data planes what they serve: `/config` of every running pod.
 //!
 //! A pod is asked when it changes, quickly while it has yet to serve what was written, and now and
 //! then otherwise. Whatever is new has its StreamAPI looked at again.
@@ -35,7 +35,7 @@ const AT_ONCE: usize = 16;
 const EVERY: Duration = Duration::from_secs(10);
 /// Of many pods each is asked less often, so that it is so many a second at most.
 const A_SECOND: u32 = 20;
-/// Longer than both questions may take.
+/// Longer than two questions may take.
 const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The first pause while a pod has yet to serve what was written; each further one is twice as long.
 const HURRY: Duration = Duration::from_millis(20);
@@ -403,6 +403,8 @@ async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Report, St
     struct Config {
         apis: Vec<Served>,
         refused: Vec<RefusedApi>,
+        /// Data planes of earlier versions tell them at `/readyz` only.
+        servers: Option<Vec<ServerView>>,
     }
     #[derive(Deserialize)]
     struct Ready {
@@ -410,9 +412,12 @@ async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Report, St
     }
     let url = |path: &str| format!("http://{address}{path}");
     let config: Config = fetch(client, &url("/config")).await?;
-    let ready: Ready = fetch(client, &url("/readyz")).await?;
+    let servers = match config.servers {
+        Some(servers) => servers,
+        None => fetch::<Ready>(client, &url("/readyz")).await?.servers,
+    };
     let apis = config.apis.into_iter().map(|api| (format!("{}/{}", api.namespace, api.name), api)).collect();
-    Ok(Report { apis, refused: config.refused, servers: ready.servers })
+    Ok(Report { apis, refused: config.refused, servers })
 }
 
 /// JSON whatever the status, for `/readyz` says more than ready or not.

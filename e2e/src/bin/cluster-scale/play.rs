@@ -99,13 +99,13 @@ fn numbered(address: IpAddr) -> Option<usize> {
 
 fn answer(number: usize, entry: Option<Value>, is_config: bool) -> String {
     let name = name(number);
+    let servers = json!([{"namespace": TESTED, "api": name, "server": "log", "up": true}]);
     if !is_config {
-        let server = json!({"namespace": TESTED, "api": name, "server": "log", "up": true});
-        return json!({"ready": true, "draining": false, "servers": [server]}).to_string();
+        return json!({"ready": true, "draining": false, "servers": servers}).to_string();
     }
     let apis = entry.into_iter().map(|mut entry| {
         (entry["namespace"], entry["name"]) = (json!(TESTED), json!(name));
         entry
     });
-    json!({"apis": apis.collect::<Vec<_>>(), "refused": []}).to_string()
+    json!({"apis": apis.collect::<Vec<_>>(), "refused": [], "servers": servers}).to_string()
 }
