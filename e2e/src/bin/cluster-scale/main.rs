@@ -132,8 +132,8 @@ async fn measure(count: usize, rest: Duration) {
     tokio::time::sleep(rest).await;
     let share = (operator.usage().cpu() - cpu) / rest.as_secs_f64() * 100.0;
     row(
-        &format!("at rest for {} s: writes, CPU", rest.as_secs()),
-        format!("{}, {share:.2} %", bench.writes(mark)),
+        &format!("at rest for {} s: writes, CPU, resident", rest.as_secs()),
+        format!("{}, {share:.2} %, {:.1} MiB", bench.writes(mark), operator.usage().memory()),
     );
 
     let mut changes = bench.changes().await;
@@ -154,7 +154,8 @@ async fn measure(count: usize, rest: Duration) {
     let leads = begun.elapsed();
     operator.looked_at(count).await;
     let steady = begun.elapsed();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Until what the start took is given back.
+    tokio::time::sleep(Duration::from_secs(40)).await;
     row(
         "started again: leads, has looked at all; writes",
         format!("{:.1} s, {:.1} s; {}", seconds(leads), seconds(steady), bench.writes(mark)),
