@@ -116,7 +116,7 @@ impl Tenant {
         let kib = usize::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(usize::MAX);
         let part = body_kib / tenants.load(Ordering::Relaxed).max(1);
         let is_tight = bodies.available_permits() < body_kib / 2;
-        // The smallest body of an API that holds nothing is always let in if there is room at all.
+        // The first body of an API is always let in if there is room at all: its part may be less than a message.
         let held = self.body_kib.load(Ordering::Relaxed);
         if is_tight && held > 0 && held.saturating_add(kib) > part {
             return Err(Refusal::Overload);

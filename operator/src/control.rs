@@ -160,15 +160,26 @@ fn retry(kind: Kind, object: &DynamicObject, error: &ApplyError, context: &Conte
 }
 
 impl Context {
-    /// Writes every child that differs, and deletes what is no longer built.
+    /// Writes every child that differs but for those [outside](Self::write_outside), and deletes what is no
+    /// longer built.
     async fn write(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
-        self.write_some(owner, children).await?;
+        self.write_some(owner, children.iter().filter(|child| !child.kind.is_outside())).await?;
         self.prune(owner, children).await
     }
 
+    /// Writes what leads there from outside: what is refused of it changes nothing inside.
+    async fn write_outside(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
+        self.write_some(owner, children.iter().filter(|child| child.kind.is_outside())).await
+    }
+
     /// Writes those of `children` that differ, but for what the cluster does not know.
-    async fn write_some(&self, owner: &Owner<'_>, children: &[Child]) -> Result<(), ApplyError> {
-        for child in children.iter().filter(|child| !self.world.lacks(child.kind)) {
+    async fn write_some(
+        &self,
+        owner: &Owner<'_>,
+        children: impl Iterator<Item = &Child> + Send,
+    ) -> Result<(), ApplyError> {
+        let _timer = self.metrics.step(owner.kind.name(), "write");
+        for child in children.filter(|child| !self.world.lacks(child.kind)) {
             let live = self.world.child(child.kind, owner.namespace, &child.name);
             let applied = self.writer.apply(owner, child, live.as_deref()).await?;
             if applied == Applied::Late {
@@ -288,8 +299,12 @@ impl Context {
         if policy.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
+        let timer = self.metrics.step(Kind::StreamPolicy.name(), "read");
         let objects = self.world.around_policy(&name.0, policy);
+        drop(timer);
+        let timer = self.metrics.step(Kind::StreamPolicy.name(), "render");
         let rendered = render(&objects, &Config::default());
+        drop(timer);
         let problems = problems_of(&objects, &rendered, Kind::StreamPolicy, name);
         let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();
         let verdicts = report::policy_verdicts(&problems, &notes);
@@ -313,6 +328,7 @@ impl Context {
         if !report::differs(status, &object.data["status"]) {
             return Ok(());
         }
+        let _timer = self.metrics.step(&resource.kind, "status");
         let namespace = object.namespace().unwrap_or_default();
         let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client.clone(), &namespace, resource);
         match self.writer.status(&api, &object.name_any(), status).await {

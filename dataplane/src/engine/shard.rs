@@ -87,15 +87,12 @@ impl Shard {
                 _ = ticks.tick() => self.on_tick(),
             }
             self.mailbox.take(&mut mail);
-            for command in mail.commands.drain(..) {
-                self.on_command(command);
-            }
-            self.give_all(&mut mail);
+            self.deliver(&mut mail);
             self.bury();
         }
     }
 
-    fn on_command(&mut self, command: Command) {
+    pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Attach(attachment) => self.attach(*attachment),
             Command::Published { client, serial, id, result } => {
@@ -127,6 +124,7 @@ impl Shard {
         let wake = ClientWake::new(self.mailbox.clone(), key);
         self.serial += 1;
         let client = entry.insert(Client::new(attachment, wake, self.serial, now));
+        self.turns.enter(&client.channel.tenant);
         client.metrics().opened.inc();
         client.metrics().connections.inc();
         if let Some(feed) = feed {
@@ -153,7 +151,6 @@ impl Shard {
         let walked = feed.range(View::ALL).1;
         let tenant = &self.clients[client].channel.tenant;
         entry.insert(ShardFeed::new(feed, tenant, FeedWatch::new(self.mailbox.clone(), slot, walked)));
-        self.look_who_shares();
         slot
     }
 
@@ -289,6 +286,7 @@ impl Shard {
             let reason = client.closing.as_ref().map_or("gone", |closing| closing.reason);
             client.channel.metrics.closed(metrics, reason);
             let Channel { tenant, name, .. } = &*client.channel;
+            self.turns.leave(tenant);
             tracing::debug!(api = %tenant.api, channel = %name, reason, "stream closed");
             drop(client);
             self.open.send_modify(|open| *open -= 1);
@@ -301,7 +299,6 @@ impl Shard {
         for slot in idle {
             let shard_feed = self.feeds.remove(slot);
             shard_feed.feed.unwatch(&shard_feed.watcher);
-            self.look_who_shares();
         }
     }
 }

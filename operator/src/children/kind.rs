@@ -78,6 +78,11 @@ impl ChildKind {
         !matches!(self, Self::Secret | Self::ConfigMap)
     }
 
+    /// Whether it leads there from outside. Others have a say in it, so it is written when all else is done.
+    pub const fn is_outside(self) -> bool {
+        matches!(self, Self::Ingress | Self::HttpRoute)
+    }
+
     /// Whether a cluster may not know it.
     pub const fn may_be_absent(self) -> bool {
         matches!(self, Self::HttpRoute)

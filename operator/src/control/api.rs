@@ -129,11 +129,15 @@ impl Context {
             return (Rendered::default(), Attempt { problems: on_gateway, entry, failed: None });
         }
         let last = self.last(name, owner);
+        let timer = self.metrics.step(Kind::StreamApi.name(), "read");
         let mut objects = self.world.around_api(&name.0, &name.1);
+        drop(timer);
         if !on_gateway.is_empty() {
             objects.elsewhere.insert(name.clone(), on_gateway);
         }
+        let timer = self.metrics.step(Kind::StreamApi.name(), "render");
         let rendered = render(&objects, &last);
+        drop(timer);
         let problems = problems_of(&objects, &rendered, Kind::StreamApi, name);
         // The gateway told what the API itself has, too.
         let mut told: Vec<Problem> = Vec::new();
@@ -176,14 +180,14 @@ impl Context {
                 return attempt;
             }
         };
-        match self.write(owner, &children).await {
-            Ok(()) => {
-                self.observer.expect(name, &built.revision);
-                let uid = owner.uid.unwrap_or_default().to_owned();
-                self.last.lock().insert(name.clone(), (uid, config));
-            }
-            Err(error) => attempt.failed = Some(error),
+        let mut done = self.write(owner, &children).await;
+        if done.is_ok() {
+            self.observer.expect(name, &built.revision);
+            let uid = owner.uid.unwrap_or_default().to_owned();
+            self.last.lock().insert(name.clone(), (uid, config));
+            done = self.write_outside(owner, &children).await;
         }
+        attempt.failed = done.err();
         attempt
     }
 
@@ -212,7 +216,7 @@ impl Context {
         let keys = [(format!("{}/{}", name.0, name.1), self.cursor_key(owner).await?)].into();
         let content = Content { config: &config, material: &material, keys: &keys, deployment: None };
         match children(owner, &content, &self.settings) {
-            Ok(delivered) => self.write_some(owner, &delivered).await?,
+            Ok(delivered) => self.write_some(owner, delivered.iter()).await?,
             Err(error) => {
                 tracing::warn!(namespace = name.0, api = name.1, %error, "its own pods stay as they are")
             }

@@ -96,8 +96,8 @@ impl Context {
         };
         let paused = gateway.annotations().get(PAUSED).is_some_and(|value| value == "true");
         let document = serde_json::to_value(gateway).expect("an object is JSON");
-        let (mut host, problems, mut failed) = if paused {
-            (as_before(before.as_deref(), last), Vec::new(), None)
+        let (mut host, problems, mut failed, mut shut) = if paused {
+            (as_before(before.as_deref(), last), Vec::new(), None, None)
         } else {
             let mut problems = match read::read(document, &name.0) {
                 Ok(Object::Gateway(_)) => Vec::new(),
@@ -111,11 +111,17 @@ impl Context {
                 self.write(&owner, &hosted.children).await.err()
             } else {
                 // The pods stay as they are; policies, keys and grants of those who are served do not.
-                let delivered: Vec<_> =
-                    hosted.children.iter().filter(|child| !child.kind.is_optional()).cloned().collect();
-                self.write_some(&owner, &delivered).await.err()
+                let delivered = hosted.children.iter().filter(|child| !child.kind.is_optional());
+                self.write_some(&owner, delivered).await.err()
             };
-            (Host { hosted, ..Host::default() }, problems, failed)
+            // It is served all the same.
+            let shut = match failed {
+                None if problems.iter().all(report::is_reference) => {
+                    self.write_outside(&owner, &hosted.children).await.err()
+                }
+                _ => None,
+            };
+            (Host { hosted, ..Host::default() }, problems, failed, shut)
         };
         if matches!(failed, Some(ApplyError::Ending { .. })) {
             return Ok(Action::await_change());
@@ -137,7 +143,7 @@ impl Context {
             owner,
             problems: &problems,
             config: &host.hosted.config,
-            failed: failed.as_ref(),
+            failed: failed.as_ref().or(shut.as_ref()),
             pods: &pods,
             paused,
             unexposed: outside.fault.as_deref(),
@@ -155,7 +161,7 @@ impl Context {
         });
         self.keep(name, host);
         let told = self.tell(gateway, &gateway_resource(), &status, &earlier, &conditions).await;
-        match failed.take() {
+        match failed.take().or_else(|| shut.take()) {
             Some(error) => Err(error),
             None => told.map(|()| Action::await_change()),
         }
@@ -179,7 +185,10 @@ impl Context {
             let (namespace, name) = name_of(api);
             keys.contains_key(&format!("{namespace}/{name}"))
         });
+        let timer = self.metrics.step(Kind::StreamGateway.name(), "read");
         let objects = self.world.around_gateway(gateway, apis);
+        drop(timer);
+        let _timer = self.metrics.step(Kind::StreamGateway.name(), "render");
         host(owner, spec, &objects, last, &keys, &self.settings)
     }
 

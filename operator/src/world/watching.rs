@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -18,6 +18,9 @@ use super::touched::Touched;
 /// The first and the longest pause before an interrupted watch begins again. Nothing is decided before all have listed, so
 /// the longest one is how long after an API server the operator is back.
 const INTERRUPTED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
+/// A watch that lasted so long was no failure.
+const LASTED: Duration = Duration::from_secs(30);
 
 /// Pauses between attempts to watch: each twice as long as the last, some more or less.
 pub struct Pauses(Duration);
@@ -44,23 +47,19 @@ pub fn anew<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watch
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let begin = move || watch(api.clone(), config.clone()).boxed();
-    let state: (Option<BoxStream<'static, _>>, _) = (None, Pauses::default());
-    futures::stream::unfold((begin, state), async |(begin, (events, mut pauses))| {
-        let mut events = events.unwrap_or_else(&begin);
+    let begin = move || (Instant::now(), watch(api.clone(), config.clone()).boxed());
+    let state: (Option<(Instant, BoxStream<'static, _>)>, _) = (None, Pauses::default());
+    futures::stream::unfold((begin, state), async |(begin, (watching, mut pauses))| {
+        let (begun, mut events) = watching.unwrap_or_else(&begin);
         let event = events.next().await?;
-        let events = match event {
-            Ok(Event::Init) => Some(events),
-            Ok(_) => {
-                pauses = Pauses::default();
-                Some(events)
-            }
-            Err(_) => None,
-        };
-        if events.is_none() {
-            tokio::time::sleep(pauses.next()).await;
+        if event.is_ok() {
+            return Some((event, (begin, (Some((begun, events)), pauses))));
         }
-        Some((event, (begin, (events, pauses))))
+        if begun.elapsed() >= LASTED {
+            pauses = Pauses::default();
+        }
+        tokio::time::sleep(pauses.next()).await;
+        Some((event, (begin, (None, pauses))))
     })
 }
 

@@ -260,6 +260,10 @@ async fn a_paused_api_is_left_as_it_is_until_it_is_not() {
     bed.patch(&api_resource(), "shop", &pause(json!("true"))).await;
     let message = bed.told("shop", "Programmed", "False", "Paused").await;
     assert!(message.contains("sluice.dev/paused-"), "it tells the way out: {message}");
+    for step in ["read", "render", "write", "status"] {
+        let taken = operator.metric("step_seconds_count", &[("kind", "StreamAPI"), ("step", step)]).await;
+        assert!(taken > Some(0.0), "{step}: {taken:?}");
+    }
     let before = operator.metric("writes_total", &[]).await.expect("it answers");
     // A change, and a child that is not as it should be.
     let map = ChildKind::ConfigMap.resource();

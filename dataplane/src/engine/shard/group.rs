@@ -2,6 +2,7 @@
 //! the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ pub(in crate::engine) struct ShardFeed {
     pub(super) written: Option<Instant>,
     /// When they are to be next, if something waits.
     pub(super) due: Option<Instant>,
+    /// How long the last walk took.
+    pub(super) took: Duration,
 }
 
 /// Clients of one lane and view.
@@ -48,7 +51,17 @@ impl ShardFeed {
         let watcher: Arc<dyn Watcher> = watch.clone();
         feed.watch(watcher.clone());
         let (feed, tenant, groups) = (feed.clone(), tenant.clone(), Slab::new());
-        Self { feed, tenant, watch, watcher, groups, waiting: 0, written: None, due: None }
+        Self {
+            feed,
+            tenant,
+            watch,
+            watcher,
+            groups,
+            waiting: 0,
+            written: None,
+            due: None,
+            took: Duration::ZERO,
+        }
     }
 
     /// A client sits down with those that are written the same. `slot` is the feed's.

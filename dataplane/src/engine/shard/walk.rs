@@ -18,8 +18,6 @@ use crate::telemetry::DropReason;
 const CACHED_BATCHES: usize = 8;
 /// Batches one client may be written before others get their turn.
 const TURN_BATCHES: usize = 8;
-/// Clients of a walk between two looks at the time.
-const CLIENTS_AT_ONCE: usize = 16;
 
 impl Shard {
     /// A feed moved: its clients are written to now, or a little later together with what follows.
@@ -45,8 +43,8 @@ impl Shard {
     /// Writes what is due to every client of a feed that can take it.
     pub(super) fn walk(&mut self, slot: usize) {
         let shard_feed = &mut self.feeds[slot];
-        let feed = shard_feed.feed.clone();
-        shard_feed.written = Some(Instant::now());
+        let (feed, begun) = (shard_feed.feed.clone(), Instant::now());
+        shard_feed.written = Some(begun);
         shard_feed.due = None;
         if shard_feed.waiting > 0 {
             self.place_waiting(slot);
@@ -69,6 +67,7 @@ impl Shard {
         self.ranges = ranges;
         self.count_left_out(slot, left_out);
         self.feeds[slot].watch.set_walked(next);
+        self.feeds[slot].took = begun.elapsed();
         feed.walked();
     }
 
@@ -85,12 +84,14 @@ impl Shard {
     }
 
     fn place_waiting(&mut self, slot: usize) {
+        let tenant = self.feeds[slot].tenant.clone();
         for key in self.feeds[slot].clients() {
             if matches!(self.clients[key].standing, Standing::Waiting(_))
                 && self.clients[key].closing.is_none()
             {
                 self.place(key, true);
                 self.settle(key);
+                self.pass(&tenant);
             }
         }
     }
@@ -103,9 +104,7 @@ impl Shard {
         let mut walk = Walk { view, oldest, end, now: Instant::now(), batches, used: 0 };
         let mut tally = Tally::default();
         for index in 0..self.feeds[slot].groups[group].clients.len() {
-            if index % CLIENTS_AT_ONCE == CLIENTS_AT_ONCE - 1 {
-                self.let_others(&channel.tenant);
-            }
+            self.pass(&channel.tenant);
             let key = self.feeds[slot].groups[group].clients[index];
             if self.clients[key].is_receiving() {
                 self.advance(key, feed, &mut tally, &mut walk);

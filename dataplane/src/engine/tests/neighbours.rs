@@ -18,8 +18,8 @@ use crate::engine::bed::Bed;
 #[derive(Default)]
 struct Order {
     written: Vec<&'static str>,
-    /// Happens when so many were written.
-    then: Option<(usize, Box<dyn FnOnce() + Send>)>,
+    /// What happens when so many were written, the first last.
+    then: Vec<(usize, Box<dyn FnOnce() + Send>)>,
 }
 
 /// A client that takes everything and says when.
@@ -31,7 +31,7 @@ impl AsyncWrite for Noted {
             let mut order = self.1.lock();
             order.written.push(self.0);
             let written = order.written.len();
-            order.then.take_if(|(when, _)| *when == written)
+            order.then.pop_if(|(when, _)| *when == written)
         };
         if let Some((_, then)) = then {
             then();
@@ -60,11 +60,11 @@ async fn join(bed: &Bed, who: &'static str, order: &Arc<Mutex<Order>>) {
 }
 
 /// 1,000 clients of a hot API and one of a quiet one; where in the order the quiet one is when its
-/// message comes after `after` writes of a hot message.
-async fn place_of_quiet(after: usize, charged: Duration) -> (usize, usize) {
+/// message comes after `after` writes of a hot message, and the hot one is charged more 200 writes later.
+async fn place_of_quiet(after: usize, charged: Duration, later: Duration) -> (usize, usize) {
     let mut hot = Bed::new(64, "disconnect");
     let mut quiet = hot.neighbour("quiet", 64);
-    let order = Arc::new(Mutex::new(Order::default()));
+    let (order, tenant) = (Arc::new(Mutex::new(Order::default())), hot.channel.tenant.clone());
     for _ in 0..1000 {
         join(&hot, "hot", &order).await;
     }
@@ -75,7 +75,8 @@ async fn place_of_quiet(after: usize, charged: Duration) -> (usize, usize) {
     {
         let mut order = order.lock();
         order.written.clear();
-        order.then = Some((after, Box::new(move || _ = quiet.publish(1))));
+        order.then.push((after + 200, Box::new(move || tenant.charge(later, Instant::now()))));
+        order.then.push((after, Box::new(move || _ = quiet.publish(1))));
     }
     hot.publish(1);
     hot.settle().await;
@@ -86,15 +87,22 @@ async fn place_of_quiet(after: usize, charged: Duration) -> (usize, usize) {
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_api_does_not_wait_for_the_clients_of_a_hot_one() {
-    let (place, all) = place_of_quiet(100, Duration::ZERO).await;
+    let (place, all) = place_of_quiet(100, Duration::ZERO, Duration::ZERO).await;
     assert_eq!(all, 1001, "everybody was written once");
     assert!((100..=116).contains(&place), "{place}: at the next look at most 16 clients later");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_took_more_waits() {
-    let (place, all) = place_of_quiet(100, Duration::from_millis(20)).await;
+    let (place, all) = place_of_quiet(100, Duration::from_millis(20), Duration::ZERO).await;
     assert_eq!((place, all), (1000, 1001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_goes_first_as_soon_as_the_other_took_more() {
+    let (place, all) = place_of_quiet(100, Duration::from_millis(20), Duration::from_millis(15)).await;
+    assert_eq!(all, 1001);
+    assert!((300..=316).contains(&place), "{place}: at the next look after that");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +132,7 @@ async fn an_interrupted_walk_goes_on_where_it_was_and_what_came_meanwhile_follow
             let heavier = &both[usize::from(round % 2 == 0)].lock().channel.tenant.clone();
             heavier.charge(Duration::from_millis(30), Instant::now());
         };
-        *order.lock() = Order { written: Vec::new(), then: Some((1, Box::new(then))) };
+        *order.lock() = Order { written: Vec::new(), then: vec![(1, Box::new(then))] };
         beds[0].lock().publish(1);
         for _ in 0..50 {
             tokio::task::yield_now().await;
