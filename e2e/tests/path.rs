@@ -93,8 +93,9 @@ async fn messages_go_both_ways_through_kafka() {
     let url = namespace.serve("shop", &Documents::new().api(api)).await;
     namespace.rolled_out("shop").await;
     let traffic = Traffic::start("both ways", &url, 1600).await;
+    let ledger = traffic.ledger.clone();
     assert_eq!(traffic.check(0).await, 0, "every publish is answered with 200");
-    assert_eq!(kafka.records(&topic).await.len(), 1600, "each message was written once");
+    assert_eq!(kafka.records(&topic).await.len(), ledger.accepted(), "each message was written once");
 }
 
 /// D17, K22: a key's Secret is edited; who used the old key is cut, nobody else is.

@@ -174,10 +174,17 @@ impl ControlPlane {
     }
 }
 
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
+impl ControlPlane {
+    /// Stops it, as dropping it does: one that goes on takes its part of the machine from the tests that follow.
+    pub fn end(&self) {
         let keeper = keepers().remove(&self.dir);
         keeper.into_iter().for_each(release);
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -272,7 +272,9 @@ fn install(plane: &ControlPlane) {
         let established = "--for=condition=Established";
         let [apis, gateways, policies] =
             ["streamapis", "streamgateways", "streampolicies"].map(|kind| format!("crd/{kind}.sluice.dev"));
-        plane.run("kubectl", &["wait", established, &apis, &gateways, &policies], "");
+        // Right after they were made it fails for want of a status.
+        let wait = || plane.tool("kubectl", &["wait", established, &apis, &gateways, &policies], "");
+        assert!((0..20).any(|_| wait().status.success()), "the definitions are not established");
         // What is served is found out a moment after that.
         let found = || {
             plane.tool("kubectl", &["get", "streamapis,streamgateways,streampolicies"], "").status.success()

@@ -11,7 +11,7 @@ use sluice_tests::client::websocket::WebSocket;
 use sluice_tests::documents::Channel;
 use sluice_tests::{eventually, within};
 
-use crate::bed::{Bed, CHILDREN, kind_of, kinds, shop};
+use crate::bed::{Bed, CHILDREN, COLLECTED, kind_of, kinds, shop};
 use crate::pod::Pod;
 
 /// Kind and name of everything in the namespace that the operator labelled.
@@ -83,7 +83,8 @@ async fn an_api_becomes_exactly_its_children_and_they_go_with_it() {
     }
     assert_eq!(bed.get(&api_resource(), "shop").await["metadata"]["generation"], 3, "only edits count");
     bed.delete(&api_resource(), "shop").await;
-    eventually("everything is collected", || async { managed(&bed).await.is_empty().then_some(()) }).await;
+    within(COLLECTED, "everything is collected", || async { managed(&bed).await.is_empty().then_some(()) })
+        .await;
 
     // Another one of its name has none of its past to fall back on.
     let mut next = shop();
@@ -141,7 +142,7 @@ async fn an_edit_reaches_the_running_data_plane_and_its_clients_stay() {
     let pods = bed.list(&kind_of(&json!({"kind": "Pod"}))).await;
     assert_eq!(pods.len(), 1, "no edit made a new pod");
     bed.delete(&api_resource(), "shop").await;
-    eventually("the pod's object is collected", || async {
+    within(COLLECTED, "the pod's object is collected", || async {
         bed.find(&kind_of(&json!({"kind": "Pod"})), &pod.name).await.is_none().then_some(())
     })
     .await;

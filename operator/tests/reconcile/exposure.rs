@@ -31,7 +31,8 @@ pub fn http_route(hostname: &str) -> Value {
 pub fn define_http_routes(plane: &ControlPlane) {
     plane.run("kubectl", &["apply", "--server-side", "-f", "-"], include_str!("httproutes.yaml"));
     let crd = "crd/httproutes.gateway.networking.k8s.io";
-    plane.run("kubectl", &["wait", "--for=condition=Established", crd], "");
+    let wait = || plane.tool("kubectl", &["wait", "--for=condition=Established", crd], "");
+    assert!((0..20).any(|_| wait().status.success()), "the definition is not established");
     // What is served is found out a moment after that.
     let found = || plane.tool("kubectl", &["get", "httproutes"], "").status.success();
     assert!((0..100).any(|_| found()), "HTTPRoutes are not served");
@@ -330,4 +331,5 @@ async fn a_cluster_without_the_gateway_api_is_told_of_and_holds_nothing_up() {
     bed.told("shop", "Programmed", "False", "NoPods").await;
     assert_eq!(condition(&bed.get(&api_resource(), "shop").await, "Accepted")["status"], "True");
     operator.stop().await;
+    plane.end();
 }

@@ -126,4 +126,5 @@ async fn without_the_webhook_a_policy_refuses_what_it_can_tell_and_the_operator_
     bed.apply(&kafka(json!({"brokers": ["kafka:9092"], "tls": {"secretRef": {"name": "nowhere"}}}))).await;
     bed.told("shop", "ResolvedRefs", "False", "RefNotFound").await;
     operator.stop().await;
+    plane.end();
 }

@@ -125,4 +125,5 @@ async fn the_operator_recovers_and_traffic_goes_on_while_the_api_server_is_away(
     answers(&bed).await;
     recovers(&bed, &pod, "an etcd that was killed").await;
     pod.stop().await;
+    plane.end();
 }

@@ -160,4 +160,5 @@ async fn a_backup_that_is_put_back_is_what_is_served_and_what_is_edited() {
     drop(socket);
     pod.stop().await;
     standby.stop().await;
+    plane.end();
 }

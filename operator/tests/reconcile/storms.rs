@@ -117,6 +117,7 @@ async fn a_quota_is_told_and_what_is_due_follows_when_there_is_room() {
     assert_eq!(managed(&team).await, children_of_all(&["before", "shop"]));
     pod.stop().await;
     operator.stop().await;
+    team.plane.end();
 }
 
 /// Edits the API again and again, as fast as it is answered.
@@ -271,6 +272,7 @@ async fn a_namespace_that_ends_while_its_apis_are_made_is_left_in_peace() {
     infra.patch(&api_resource(), "shop", &json!({"spec": {"description": "edited"}})).await;
     written(&infra, "shop", "edited").await;
     operator.stop().await;
+    infra.plane.end();
 }
 
 /// Nobody led for three months: what is found then is of no use to anybody.
