@@ -153,7 +153,7 @@ fn retry(kind: Kind, object: &DynamicObject, error: &ApplyError, context: &Conte
         *attempts
     };
     let pause = RETRY.0 * 2_u32.saturating_pow(attempts.min(16) - 1);
-    let pause = pause.mul_f64(0.5 + fastrand::f64()).min(RETRY.1);
+    let pause = pause.min(RETRY.1).mul_f64(0.5 + 0.5 * fastrand::f64());
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(namespace = name.0, name = name.1, %error, cause, ?pause, "reconciling failed; trying again");
     Action::requeue(pause)

@@ -96,7 +96,7 @@ impl Context {
         };
         let paused = gateway.annotations().get(PAUSED).is_some_and(|value| value == "true");
         let document = serde_json::to_value(gateway).expect("an object is JSON");
-        let (mut host, problems, mut failed, mut shut) = if paused {
+        let (mut host, problems, failed, shut) = if paused {
             (as_before(before.as_deref(), last), Vec::new(), None, None)
         } else {
             let mut problems = match read::read(document, &name.0) {
@@ -123,7 +123,7 @@ impl Context {
             };
             (Host { hosted, ..Host::default() }, problems, failed, shut)
         };
-        if matches!(failed, Some(ApplyError::Ending { .. })) {
+        if matches!(failed.as_ref().or(shut.as_ref()), Some(ApplyError::Ending { .. })) {
             return Ok(Action::await_change());
         }
         host.uid.clone_from(&gateway.metadata.uid);
@@ -161,7 +161,7 @@ impl Context {
         });
         self.keep(name, host);
         let told = self.tell(gateway, &gateway_resource(), &status, &earlier, &conditions).await;
-        match failed.take().or_else(|| shut.take()) {
+        match failed.or(shut) {
             Some(error) => Err(error),
             None => told.map(|()| Action::await_change()),
         }

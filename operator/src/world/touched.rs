@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 use super::{AllDirty, Name, api_resource, gateway_of, gateway_resource, name_of, within};
 use crate::children::{API_LABEL, GATEWAY_LABEL};
 
+/// Kind of a gateway, as owner references have it.
+const GATEWAY: &str = "StreamGateway";
+
 /// What has to be looked at again, without order and without repetition; so it is bounded by what
 /// there is. Nothing as long as nobody looks: a replica that stands by does not collect names.
 #[derive(Clone, Default)]
@@ -194,24 +197,25 @@ impl Touched {
         }
     }
 
-    /// By a child: its StreamAPI, with the gateway that has its cursor key, or its StreamGateway.
+    /// By a child: its StreamAPI, with the gateway that has its cursor key, or its StreamGateway. Whose it is its
+    /// controller says, and its label, which others may have changed; what was disowned has the label alone.
     pub fn child(&self, child: &DynamicObject) {
         let namespace = child.namespace().unwrap_or_default();
-        // Whoever changed the label did not change whose it is.
-        if let Some(owner) = child.owner_references().iter().find(|owner| owner.controller == Some(true)) {
-            match owner.kind.as_str() {
-                "StreamGateway" => self.dirty.gateways.add((namespace.clone(), owner.name.clone())),
-                _ => self.dirty.apis.add((namespace.clone(), owner.name.clone())),
+        let controller = child.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let owned = controller.map(|owner| (owner.kind == GATEWAY, &owner.name));
+        let label = |name, is_gateway| child.labels().get(name).map(|owner| (is_gateway, owner));
+        let labelled = [label(API_LABEL, false), label(GATEWAY_LABEL, true)];
+        for (is_gateway, name) in owned.into_iter().chain(labelled.into_iter().flatten()) {
+            let owner = (namespace.clone(), name.clone());
+            if is_gateway {
+                self.dirty.gateways.add(owner);
+                continue;
             }
-        }
-        if let Some(api) = child.labels().get(API_LABEL) {
-            let reference = ObjectRef::new_with(api, api_resource()).within(&namespace);
+            let reference = ObjectRef::new_with(name, api_resource()).within(&namespace);
             if let Some(gateway) = self.all_apis.get(&reference).and_then(|api| gateway_of(&api)) {
                 self.dirty.gateways.add(gateway);
             }
-            self.dirty.apis.add((namespace, api.clone()));
-        } else if let Some(gateway) = child.labels().get(GATEWAY_LABEL) {
-            self.dirty.gateways.add((namespace, gateway.clone()));
+            self.dirty.apis.add(owner);
         }
     }
 

@@ -310,6 +310,13 @@ pub fn shop() -> Value {
     documents::Api::new("shop").memory().channel(Channel::both_ways("orders", "orders")).0
 }
 
+/// The same by another name.
+pub fn named(name: &str) -> Value {
+    let mut api = shop();
+    api["metadata"]["name"] = json!(name);
+    api
+}
+
 /// A StreamPolicy on whole APIs.
 pub fn policy(name: &str, apis: &[&str], mut parts: Value) -> Value {
     let targets = apis.iter().map(|api| match api.split_once('/') {

@@ -179,3 +179,14 @@ async fn clients_of_another_api_stay_connected() {
     drop(socket);
     pod.stop().await;
 }
+
+/// Waits until the API's config has that description.
+pub async fn written(bed: &Bed, api: &str, text: &str, patience: Duration) {
+    within(patience, &format!("{api} is written as {text}"), || async {
+        let map = bed.child(ChildKind::ConfigMap, api).await?;
+        let config: Value = serde_json::from_str(map["data"]["config-v1.json"].as_str()?).ok()?;
+        let entry = &config["apis"][format!("{}/{api}", bed.namespace)];
+        (entry["api"]["spec"]["description"] == text).then_some(())
+    })
+    .await;
+}

@@ -122,7 +122,7 @@ async fn many_apis_share_a_gateway_and_each_stands_alone() {
 }
 
 /// An operator for the whole cluster, and a second namespace.
-async fn two_namespaces() -> (Bed, Bed, Operator) {
+pub async fn two_namespaces() -> (Bed, Bed, Operator) {
     let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start()));
     let values = ["--set", "scope=Cluster,dataplane.networkPolicies=true"];
     let infra = Bed::on(plane, "infra", &values).await;

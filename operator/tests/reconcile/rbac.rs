@@ -158,7 +158,9 @@ async fn every_right_of_one_namespace_is_used_and_none_is_missing() {
 /// On a control plane of its own, for this operator would look after every other test's namespace.
 #[tokio::test]
 async fn every_right_in_all_namespaces_is_used_and_none_is_missing() {
-    check(Box::leak(Box::new(ControlPlane::start())), true).await;
+    let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start()));
+    check(plane, true).await;
+    plane.end();
 }
 
 /// What a stolen token of the operator is not good for.

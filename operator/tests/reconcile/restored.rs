@@ -11,8 +11,8 @@ use sluice_tests::client::http::publish;
 use sluice_tests::client::websocket::WebSocket;
 use sluice_tests::{ControlPlane, eventually, within};
 
-use crate::bed::{Bed, COLLECTED, shop};
-use crate::children::{children_of, managed};
+use crate::bed::{Bed, COLLECTED, named};
+use crate::children::{children_of, managed, written};
 use crate::operator::Operator;
 use crate::pod::Pod;
 
@@ -21,25 +21,8 @@ const VERSIONS: usize = 500;
 /// How soon after the restore everything works again.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-fn named(name: &str) -> Value {
-    let mut api = shop();
-    api["metadata"]["name"] = json!(name);
-    api
-}
-
 async fn describe(bed: &Bed, api: &str, text: &str) {
     bed.patch(&api_resource(), api, &json!({"spec": {"description": text}})).await;
-}
-
-/// Waits until the API's config has that description.
-async fn written(bed: &Bed, api: &str, text: &str) {
-    within(RECOVERED, &format!("{api} is written as {text}"), || async {
-        let map = bed.child(ChildKind::ConfigMap, api).await?;
-        let config: Value = serde_json::from_str(map["data"]["config-v1.json"].as_str()?).ok()?;
-        let entry = &config["apis"][format!("{}/{api}", bed.namespace)];
-        (entry["api"]["spec"]["description"] == text).then_some(())
-    })
-    .await;
 }
 
 /// Waits until the pod serves what status tells; the revision.
@@ -102,7 +85,7 @@ async fn a_backup_that_is_put_back_is_what_is_served_and_what_is_edited() {
     pod.expect_log(&["kube_client", "kube_runtime", "watch", "API server"]);
     bed.told("lost", "Programmed", "False", "NoPods").await;
     describe(&bed, "shop", "kept").await;
-    written(&bed, "shop", "kept").await;
+    written(&bed, "shop", "kept", RECOVERED).await;
     bed.told("shop", "Programmed", "True", "Programmed").await;
     let kept = served(&bed, &pod).await;
     let (mut socket, _) = WebSocket::begin(&pod.url("/shop/orders")).await;
@@ -112,7 +95,7 @@ async fn a_backup_that_is_put_back_is_what_is_served_and_what_is_edited() {
     // First of all, so that what watches see of the rest is far ahead.
     advance(&bed).await;
     describe(&bed, "shop", "undone").await;
-    written(&bed, "shop", "undone").await;
+    written(&bed, "shop", "undone", RECOVERED).await;
     bed.told("shop", "Programmed", "True", "Programmed").await;
     assert_ne!(served(&bed, &pod).await, kept);
     bed.delete(&api_resource(), "lost").await;
@@ -144,7 +127,7 @@ async fn a_backup_that_is_put_back_is_what_is_served_and_what_is_edited() {
     for api in ["shop", "lost"] {
         let begun = Instant::now();
         describe(&bed, api, "after the restore").await;
-        written(&bed, api, "after the restore").await;
+        written(&bed, api, "after the restore", RECOVERED).await;
         println!("an edit of {api} was written after {:?}", begun.elapsed());
     }
     bed.told("shop", "Programmed", "True", "Programmed").await;

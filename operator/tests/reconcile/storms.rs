@@ -8,12 +8,12 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use sluice_operator::children::ChildKind;
 use sluice_operator::world::api_resource;
-use sluice_tests::{ControlPlane, eventually, within};
+use sluice_tests::{eventually, within};
 
 use crate::admission::Desk;
-use crate::bed::{Bed, CHILDREN, COLLECTED, shop};
-use crate::children::{children_of, managed};
-use crate::operator::Operator;
+use crate::bed::{Bed, CHILDREN, COLLECTED, named, shop};
+use crate::children::{children_of, managed, written};
+use crate::gateway::two_namespaces;
 use crate::pod::Pod;
 
 /// The longest pause between two attempts at the same.
@@ -29,43 +29,9 @@ const FLOOD: (usize, usize) = (4, 250);
 /// The Secret with the webhook's certificate.
 const CERTIFICATE: &str = "sluice-operator-webhook";
 
-fn named(name: &str) -> Value {
-    let mut api = shop();
-    api["metadata"]["name"] = json!(name);
-    api
-}
-
 /// What `managed` finds of these APIs.
 fn children_of_all(apis: &[&str]) -> BTreeSet<(&'static str, String)> {
     apis.iter().flat_map(|api| children_of(api, false)).collect()
-}
-
-/// The description in the API's config.
-async fn description(bed: &Bed, api: &str) -> Option<String> {
-    let map = bed.child(ChildKind::ConfigMap, api).await?;
-    let config: Value = serde_json::from_str(map["data"]["config-v1.json"].as_str()?).ok()?;
-    let entry = &config["apis"][format!("{}/{api}", bed.namespace)];
-    entry["api"]["spec"]["description"].as_str().map(str::to_owned)
-}
-
-/// Waits until the API's config has that description.
-async fn written(bed: &Bed, api: &str, text: &str) {
-    within(SOON, &format!("{api} is written as {text}"), || async {
-        (description(bed, api).await.as_deref() == Some(text)).then_some(())
-    })
-    .await;
-}
-
-/// An operator for the whole cluster, and a second namespace.
-async fn two_namespaces() -> (Bed, Bed, Operator) {
-    let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start()));
-    let infra = Bed::on(plane, "infra", &["--set", "scope=Cluster,dataplane.networkPolicies=true"]).await;
-    let team = Bed::bare(plane, "team").await;
-    let mut setup = Operator::namespaced(&infra);
-    setup.arguments.retain(|argument| argument == "--network-policies");
-    let operator = Operator::launch(&infra, setup).await;
-    operator.leads().await;
-    (infra, team, operator)
 }
 
 /// Makes a quota that leaves no room for Deployments, and waits until the API server keeps to it.
@@ -105,7 +71,7 @@ async fn a_quota_is_told_and_what_is_due_follows_when_there_is_room() {
     infra.told("shop", "Programmed", "False", "NoPods").await;
     assert_eq!(managed(&infra).await, children_of("shop", false));
     team.patch(&api_resource(), "before", &json!({"spec": {"description": "edited"}})).await;
-    written(&team, "before", "edited").await;
+    written(&team, "before", "edited", SOON).await;
     assert_eq!(team.child(ChildKind::Deployment, "shop").await, None);
 
     team.plane.run("kubectl", &["delete", "resourcequota", "none", "-n", &team.namespace], "");
@@ -151,7 +117,7 @@ async fn a_thousand_updates_in_a_minute_end_with_the_last_one() {
     let took = begun.elapsed();
     assert!(took < MINUTE, "{took:?}");
     for api in &apis {
-        written(&bed, api, &format!("edit {}", FLOOD.1)).await;
+        written(&bed, api, &format!("edit {}", FLOOD.1), SOON).await;
         bed.told(api, "Programmed", "False", "NoPods").await;
     }
     println!("all of it is told {:?} after the last of {:?}", begun.elapsed() - took, took);
@@ -270,7 +236,7 @@ async fn a_namespace_that_ends_while_its_apis_are_made_is_left_in_peace() {
     })
     .await;
     infra.patch(&api_resource(), "shop", &json!({"spec": {"description": "edited"}})).await;
-    written(&infra, "shop", "edited").await;
+    written(&infra, "shop", "edited", SOON).await;
     operator.stop().await;
     infra.plane.end();
 }

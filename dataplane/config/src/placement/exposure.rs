@@ -6,6 +6,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A DNS name, as Kubernetes has it.
+const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// The same, of which the first label may be `*`.
+const HOST: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
 /// What stands in front of a data plane's Service. Exactly one kind is set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -46,13 +51,13 @@ pub struct Ingress {
     /// The name by which clients ask, a DNS name. Its first label may be `*`.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = HOST)
     )]
     pub host: String,
     /// Name of the IngressClass, which says who serves it.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = DNS_NAME)
     )]
     pub class_name: String,
     /// A `kubernetes.io/tls` Secret of the same namespace with the certificate for the host. It is read by the Ingress
@@ -60,7 +65,7 @@ pub struct Ingress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = DNS_NAME)
     )]
     pub tls_secret_name: Option<String>,
     /// Who serves that class, and so by which annotations it is told what streams need and an Ingress has no fields for:
@@ -97,7 +102,7 @@ pub struct HttpRoute {
         length(min = 1, max = 16),
         inner(
             length(min = 1, max = 253),
-            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+            regex(pattern = HOST)
         ),
         extend("x-kubernetes-list-type" = "set")
     )]
@@ -111,7 +116,7 @@ pub struct ParentRef {
     /// Name of the Gateway.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = DNS_NAME)
     )]
     pub name: String,
     /// Its namespace. Default: that of the route.
@@ -122,7 +127,7 @@ pub struct ParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = DNS_NAME)
     )]
     pub section_name: Option<String>,
 }
