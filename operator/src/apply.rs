@@ -4,11 +4,12 @@
 //! Every write asks first whether this process still leads.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -120,8 +121,15 @@ pub enum Applied {
 /// What was written a moment ago.
 struct Written {
     version: u64,
-    body: Value,
+    /// Digest of the body.
+    body: u64,
     at: Instant,
+}
+
+fn digest(body: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The object's version; they grow, and an API server's own are numbers.
@@ -148,18 +156,15 @@ impl Writer {
         live: Option<&DynamicObject>,
     ) -> Result<Applied, ApplyError> {
         let api = self.api(owner, child.kind);
-        let found;
+        let met;
         let live = match live {
             Some(live) => live,
-            None => match self.request(child, api.get_opt(&child.name)).await? {
-                Some(object) => {
-                    found = object;
-                    &found
+            None => match self.make(owner, &api, child).await? {
+                Some(found) => {
+                    met = found;
+                    &met
                 }
-                None => {
-                    self.patch(&api, child, None).await?;
-                    return Ok(Applied::Written);
-                }
+                None => return Ok(Applied::Written),
             },
         };
         if !is_owned(live, owner) {
@@ -170,7 +175,7 @@ impl Writer {
         if difference == Difference::None {
             return Ok(Applied::Same);
         }
-        if self.is_stale(owner, child, live) {
+        if self.is_under_way(owner, child, Some(live)) {
             return Ok(Applied::Late);
         }
         let written = match difference {
@@ -182,6 +187,32 @@ impl Writer {
         };
         self.note(owner, child, &written);
         Ok(Applied::Written)
+    }
+
+    /// Makes a child that was not seen yet. What is there instead, if it is: the watch has yet to bring it, or it is
+    /// somebody else's.
+    async fn make(
+        &self,
+        owner: &Owner<'_>,
+        api: &Api<DynamicObject>,
+        child: &Child,
+    ) -> Result<Option<DynamicObject>, ApplyError> {
+        let mut may_be_there = self.is_under_way(owner, child, None);
+        loop {
+            if may_be_there && let Some(found) = self.find(api, child).await? {
+                return Ok(Some(found));
+            }
+            match self.patch(api, child, None).await {
+                // Only what comes and goes all the time is met again.
+                Err(ApplyError::Request { source, .. }) if is_conflict(&source) && !may_be_there => {
+                    may_be_there = true;
+                }
+                made => {
+                    self.note(owner, child, &made?);
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     /// Of a Deployment that somebody else scales from now on, keeps the number of pods: what an applier no
@@ -197,7 +228,7 @@ impl Writer {
             return Ok(());
         }
         // What the watch brought may be older than what this process wrote itself.
-        let Some(fresh) = self.request(child, api.get_opt(&child.name)).await? else { return Ok(()) };
+        let Some(fresh) = self.find(api, child).await? else { return Ok(()) };
         let there = fresh.data["spec"]["replicas"].as_u64().unwrap_or(1);
         // An autoscaler leaves a Deployment without pods alone.
         let replicas = there.max(1);
@@ -210,19 +241,19 @@ impl Writer {
         self.lead()?;
         match patiently(api.patch(&child.name, &parameters, &Patch::Apply(&body))).await? {
             // An autoscaler has decided meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) if is_conflict(&error) => Ok(()),
             done => done.map(drop).map_err(|error| failure(child.kind, &child.name, error)),
         }
     }
 
     /// Whether `live` is older than what this process wrote a moment ago: the watch is late, and
     /// will bring the newer one.
-    fn is_stale(&self, owner: &Owner<'_>, child: &Child, live: &DynamicObject) -> bool {
+    fn is_under_way(&self, owner: &Owner<'_>, child: &Child, live: Option<&DynamicObject>) -> bool {
         let written = self.written.lock();
         written.get(&key(owner, child)).is_some_and(|written| {
             written.at.elapsed() < LATE_WATCH
-                && written.body == child.body
-                && version(live).is_some_and(|version| version < written.version)
+                && written.body == digest(&child.body)
+                && live.is_none_or(|live| version(live).is_some_and(|version| version < written.version))
         })
     }
 
@@ -230,7 +261,7 @@ impl Writer {
         let Some(version) = version(object) else { return };
         let mut written = self.written.lock();
         written.retain(|_, written| written.at.elapsed() < LATE_WATCH);
-        let body = child.body.clone();
+        let body = digest(&child.body);
         written.insert(key(owner, child), Written { version, body, at: Instant::now() });
     }
 
@@ -256,15 +287,26 @@ impl Writer {
         self.lead()?;
         match patiently(api.create(&parameters, &body)).await? {
             Ok(created) => Ok(Arc::new(created)),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let found = self.request(child, api.get(&child.name)).await?;
-                if is_owned(&found, owner) {
-                    return Ok(Arc::new(found));
+            Err(error) if is_conflict(&error) => match self.find(&api, child).await? {
+                Some(found) if is_owned(&found, owner) => Ok(Arc::new(found)),
+                Some(_) => {
+                    Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() })
                 }
-                Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() })
-            }
+                None => Err(failure(child.kind, &child.name, error)),
+            },
             Err(error) => Err(failure(child.kind, &child.name, error)),
         }
+    }
+
+    /// The child as it is. By a list, which who watches may ask for anyway, so that no other right is needed.
+    async fn find(
+        &self,
+        api: &Api<DynamicObject>,
+        child: &Child,
+    ) -> Result<Option<DynamicObject>, ApplyError> {
+        let by_name = ListParams::default().fields(&format!("metadata.name={}", child.name));
+        let found = self.request(child, api.list(&by_name)).await?;
+        Ok(found.items.into_iter().next())
     }
 
     /// Deletes what is no longer built, if it is ours and still the one that was seen.
@@ -420,6 +462,11 @@ fn refusal(kind: &'static str, name: String, error: kube::Error) -> ApplyError {
         }
         error => ApplyError::Request { kind, name, source: Box::new(error) },
     }
+}
+
+/// Whether something else is there than what the request is about.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 /// Whether it was refused because its namespace is being deleted: nothing can be made there.

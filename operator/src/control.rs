@@ -29,7 +29,9 @@ use crate::objects::Kind;
 use crate::observe::Observer;
 use crate::report::{self, Verdict};
 use crate::sidecars::Care;
-use crate::world::{AllDirty, Dirty, Name, World, api_resource, gateway_resource, name_of, policy_resource};
+use crate::world::{
+    AllDirty, Dirty, Name, World, api_resource, gateway_resource, name_of, policy_resource, status_of,
+};
 use crate::{problems_of, render};
 
 mod api;
@@ -308,7 +310,7 @@ impl Context {
         let problems = problems_of(&objects, &rendered, Kind::StreamPolicy, name);
         let notes: Vec<_> = rendered.notes.iter().filter(|note| note.policy == name.1).collect();
         let verdicts = report::policy_verdicts(&problems, &notes);
-        let before = report::conditions_of(&policy.data);
+        let before = report::conditions_of(&status_of(policy));
         let conditions =
             report::conditions(&verdicts, &before, policy.metadata.generation.unwrap_or_default());
         let status = serde_json::json!({"conditions": conditions});
@@ -325,7 +327,7 @@ impl Context {
         before: &[Condition],
         now: &[Condition],
     ) -> Result<(), ApplyError> {
-        if !report::differs(status, &object.data["status"]) {
+        if !report::differs(status, &status_of(object)) {
             return Ok(());
         }
         let _timer = self.metrics.step(&resource.kind, "status");
@@ -361,16 +363,16 @@ impl Context {
     }
 }
 
-/// Conditions that are not what they were. Of a new object only what went well is news, and what
-/// its author has to correct: that its pods take a moment is none.
+/// Conditions that are not what they were. Of a new object only what is in force is news, and what its author has
+/// to correct: that it is as it should be says the answer to its apply, and that its pods take a moment is none.
 fn turned<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
     // `Pending` is the moment between two states.
     let lasting = now.iter().filter(|condition| condition.reason != "Pending");
     lasting.filter(move |condition| match before.iter().find(|old| old.type_ == condition.type_) {
         Some(old) => old.status != condition.status || old.reason != condition.reason,
         None => {
-            condition.status == ConditionStatus::True
-                || matches!(condition.type_.as_str(), "Accepted" | "ResolvedRefs")
+            let is_about_definition = matches!(condition.type_.as_str(), "Accepted" | "ResolvedRefs");
+            (condition.status == ConditionStatus::True) != is_about_definition
         }
     })
 }

@@ -23,6 +23,8 @@ use tokio::sync::Notify;
 use crate::children::{API_LABEL, GATEWAY_LABEL, sidecar};
 use crate::world::{AllDirty, Name, World, name_of};
 
+/// The condition of a pod that clients are sent to.
+pub const READY: &str = "Ready";
 /// Port that data planes answer on in pods of their own.
 const ADMIN_PORT: u16 = 9090;
 /// How long a data plane may take to answer.
@@ -35,6 +37,9 @@ const AT_ONCE: usize = 16;
 const EVERY: Duration = Duration::from_secs(10);
 /// Of many pods each is asked less often, so that it is so many a second at most.
 const A_SECOND: u32 = 20;
+/// How long a connection is kept for the next question: those to a pod in a hurry come one after another, and
+/// a thousand idle ones are no use to anybody.
+const KEPT: Duration = Duration::from_secs(2);
 /// Longer than two questions may take.
 const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The first pause while a pod has yet to serve what was written; each further one is twice as long.
@@ -209,6 +214,7 @@ impl Observer {
         let client = reqwest::Client::builder()
             .timeout(PATIENCE)
             .connect_timeout(PATIENCE)
+            .pool_idle_timeout(KEPT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             // Plain HTTP to pods needs no roots, and the image has none.
@@ -395,7 +401,7 @@ fn running(pod: &Pod) -> Option<(String, Serves, SocketAddr)> {
 /// Whether clients are sent to it.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.into_iter().flatten().any(|condition| condition.type_ == READY && condition.status == "True")
 }
 
 async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Report, String> {

@@ -29,10 +29,15 @@ mod touched;
 mod watches;
 mod watching;
 
+pub use around::document_of;
 pub use touched::Dirty;
 use touched::Touched;
+pub use watches::status_of;
 use watches::{Absent, Watches, strip, unpacked};
 pub use watching::anew;
+
+/// How many objects are listed at once. What is not packed yet of them is what a start takes most memory for.
+const PAGE: u32 = 100;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -126,15 +131,15 @@ impl World {
         );
         let touched = Arc::new(touched);
         let mut watches = Watches::new(client, namespace, touched.clone());
-        let all = watcher::Config::default();
-        let usable = watcher::Config::default().labels(&format!("{USE_LABEL}=true"));
-        let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+        let all = watcher::Config::default().page_size(PAGE);
+        let usable = all.clone().labels(&format!("{USE_LABEL}=true"));
+        let managed = all.clone().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let apis = watches.dynamic(&api_resource(), api_writer, all.clone(), Touched::api);
         let gateways = watches.dynamic(&gateway_resource(), gateway_writer, all.clone(), Touched::gateway);
-        let policies = watches.dynamic(&policy_resource(), policy_writer, all, Touched::policy);
+        let policies = watches.dynamic(&policy_resource(), policy_writer, all.clone(), Touched::policy);
         let secrets = watches.typed(usable, |_| {}, Touched::secret);
         let pods = watches.typed(managed.clone(), strip, Touched::pod);
-        let injected = watcher::Config::default().labels(&format!("{}=true", sidecar::INJECTED));
+        let injected = all.labels(&format!("{}=true", sidecar::INJECTED));
         let sidecars = watches.typed(injected, strip, Touched::pod);
         let mut children = BTreeMap::new();
         for kind in ChildKind::ALL.into_iter().filter(|kind| settings.allows(*kind)) {

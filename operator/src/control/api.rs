@@ -16,7 +16,7 @@ use crate::children::{Child, Content, Owner, children, emptied, sidecar};
 use crate::objects::Kind;
 use crate::observe::{Place, PodView};
 use crate::report::{self, ApiFindings, Sidecars};
-use crate::world::{Name, api_resource};
+use crate::world::{Name, api_resource, status_of};
 use crate::{Rendered, problems_of, render};
 
 /// How often it is looked whether pods have ended that are no longer needed.
@@ -83,7 +83,7 @@ impl Context {
         let is_programmed = verdicts
             .iter()
             .any(|verdict| verdict.kind == "Programmed" && verdict.status == ConditionStatus::True);
-        let before = report::conditions_of(&api.data);
+        let before = report::conditions_of(&status_of(api));
         let again = self.damp(name, &mut verdicts, &before);
         let again = again.into_iter().chain(look_again).min();
         let mut conditions =

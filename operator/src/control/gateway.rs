@@ -20,7 +20,7 @@ use crate::gateway::{Hosted, Keys, host, obstacle};
 use crate::objects::Kind;
 use crate::read::{self, Object};
 use crate::report::{self, GatewayFindings};
-use crate::world::{Name, gateway_of, gateway_resource, lenient_gateway, name_of};
+use crate::world::{Name, document_of, gateway_of, gateway_resource, lenient_gateway, name_of, status_of};
 
 /// A gateway as it was last looked at.
 #[derive(Clone, Default)]
@@ -95,7 +95,7 @@ impl Context {
             None => self.delivered(&owner),
         };
         let paused = gateway.annotations().get(PAUSED).is_some_and(|value| value == "true");
-        let document = serde_json::to_value(gateway).expect("an object is JSON");
+        let document = document_of(gateway).expect("an object is JSON");
         let (mut host, problems, failed, shut) = if paused {
             (as_before(before.as_deref(), last), Vec::new(), None, None)
         } else {
@@ -149,7 +149,7 @@ impl Context {
             unexposed: outside.fault.as_deref(),
         };
         let verdicts = report::gateway_verdicts(&findings);
-        let earlier = report::conditions_of(&gateway.data);
+        let earlier = report::conditions_of(&status_of(gateway));
         let generation = gateway.metadata.generation.unwrap_or_default();
         let mut conditions = report::conditions(&verdicts, &earlier, generation);
         if !self.observer.has_listed() || !pods.iter().all(|pod| pod.was_asked) {

@@ -67,17 +67,17 @@ pub fn service_url(owner: &Owner<'_>, deployment: &Deployment) -> Option<String>
     Some(format!("{scheme}://{}.{}.svc{port}", owner.child_name(), owner.namespace))
 }
 
-/// Whether `status` says something else than the object does.
-pub fn differs(status: &Value, object: &Value) -> bool {
+/// Whether `status` says something else than the one `there`.
+pub fn differs(status: &Value, there: &Value) -> bool {
     let Some(fields) = status.as_object() else { return false };
     fields.iter().any(|(name, value)| {
-        let before = object.get(name).unwrap_or(&Value::Null);
+        let before = there.get(name).unwrap_or(&Value::Null);
         let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         before != value && !(nothing(before) && nothing(value))
     })
 }
 
-/// The status that an object has, as far as it can be read.
-pub fn conditions_of(object: &Value) -> Vec<Condition> {
-    serde_json::from_value::<StreamApiStatus>(object["status"].clone()).unwrap_or_default().conditions
+/// The conditions of a status, as far as it can be read.
+pub fn conditions_of(status: &Value) -> Vec<Condition> {
+    serde_json::from_value::<StreamApiStatus>(status.clone()).unwrap_or_default().conditions
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::api::{DynamicObject, ObjectMeta};
 use kube::runtime::reflector::ObjectRef;
+use serde_json::Value;
 use sluice_config::Problem;
 use sluice_crds::{ApiSpec, StreamAPI};
 
@@ -184,9 +185,18 @@ impl World {
     }
 }
 
+/// The object as a document, without what became of it.
+pub fn document_of(object: &DynamicObject) -> serde_json::Result<Value> {
+    let mut document = serde_json::to_value(object)?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("status");
+    }
+    Ok(document)
+}
+
 /// Adds `object` to what can be understood, or to what cannot.
 fn understand(object: &DynamicObject, objects: &mut Objects) {
-    let document = match serde_json::to_value(object) {
+    let document = match document_of(object) {
         Ok(document) => document,
         Err(error) => {
             let problem = Problem::new("", format!("cannot be read: {error}"));

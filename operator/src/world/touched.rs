@@ -14,6 +14,7 @@ use serde_json::Value;
 use sluice_config::policy::TargetRef;
 use tokio::sync::Notify;
 
+use super::watches::unpacked;
 use super::{AllDirty, Name, api_resource, gateway_of, gateway_resource, name_of, within};
 use crate::children::{API_LABEL, GATEWAY_LABEL};
 
@@ -200,6 +201,7 @@ impl Touched {
     /// By a child: its StreamAPI, with the gateway that has its cursor key, or its StreamGateway. Whose it is its
     /// controller says, and its label, which others may have changed; what was disowned has the label alone.
     pub fn child(&self, child: &DynamicObject) {
+        let child = unpacked(child);
         let namespace = child.namespace().unwrap_or_default();
         let controller = child.owner_references().iter().find(|owner| owner.controller == Some(true));
         let owned = controller.map(|owner| (owner.kind == GATEWAY, &owner.name));

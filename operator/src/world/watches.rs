@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DynamicObject, ListParams};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{DynamicObject, ListParams, ObjectMeta};
 use kube::core::ApiResource;
 use kube::runtime::reflector::{Store, store::Writer};
 use kube::runtime::watcher;
@@ -23,6 +23,7 @@ use super::watching::{Pauses, watching};
 use crate::apply::PATIENCE;
 use crate::children::ChildKind;
 use crate::children::sidecar;
+use crate::observe::READY;
 
 /// How often it is looked whether a kind is there that the cluster lacked.
 const ABSENT: Duration = Duration::from_secs(10);
@@ -95,7 +96,7 @@ impl<'a> Watches<'a> {
         config: watcher::Config,
         touch: fn(&Touched, &DynamicObject),
     ) -> Store<DynamicObject> {
-        self.follow(self.api(resource), writer, config, |_| {}, touch)
+        self.follow(self.api(resource), writer, config, pack_status, touch)
     }
 
     /// The same of a kind with a type; `pack` takes away what is not looked at.
@@ -150,8 +151,8 @@ async fn is_served(api: &Api<DynamicObject>) -> bool {
     }
 }
 
-/// Holds a child's content as text: a tree of JSON takes ten times as much, and a child is looked at
-/// seldom. What became of it is nothing to us.
+/// Holds a child as text but for which one it is: a tree of JSON takes ten times as much, and a child is looked
+/// at seldom. What became of it is nothing to us.
 fn pack_without_status(child: &mut DynamicObject) {
     if let Some(fields) = child.data.as_object_mut() {
         fields.remove("status");
@@ -161,23 +162,54 @@ fn pack_without_status(child: &mut DynamicObject) {
 
 /// The same of what somebody else has a say in.
 fn pack_with_status(child: &mut DynamicObject) {
-    child.data = Value::String(child.data.to_string());
+    let text = text_of(child);
+    child.types = None;
+    let metadata = std::mem::take(&mut child.metadata);
+    let ObjectMeta { name, namespace, uid, resource_version, .. } = metadata;
+    child.metadata = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
+    child.data = text;
+}
+
+/// Holds the status as text. It is most of an object of ours, and looked at only when it may be written.
+fn pack_status(object: &mut DynamicObject) {
+    if let Some(status) = object.data.get_mut("status") {
+        *status = text_of(status);
+    }
+}
+
+/// The JSON of `value` as a text of no more than its length.
+fn text_of(value: &impl serde::Serialize) -> Value {
+    let text = serde_json::to_string(value).expect("it was read from JSON");
+    Value::String(text.into_boxed_str().into_string())
 }
 
 /// Of a pod only where it is and how it fares matters.
 pub fn strip(pod: &mut Pod) {
-    pod.spec = None;
-    if let Some(annotations) = &mut pod.metadata.annotations {
+    let Pod { metadata, spec, status } = pod;
+    *spec = None;
+    metadata.owner_references = None;
+    if let Some(annotations) = &mut metadata.annotations {
         annotations.retain(|name, _| name == sidecar::APIS);
     }
-    if let Some(status) = &mut pod.status {
-        (status.container_statuses, status.init_container_statuses) = (None, None);
+    if let Some(was) = status.take() {
+        let mut conditions = was.conditions.unwrap_or_default();
+        conditions.retain(|condition| condition.type_ == READY);
+        conditions.shrink_to_fit();
+        let PodStatus { phase, pod_ip, .. } = was;
+        *status = Some(PodStatus { phase, pod_ip, conditions: Some(conditions), ..PodStatus::default() });
     }
 }
 
 /// A child as it was before it was packed.
 pub fn unpacked(child: &DynamicObject) -> DynamicObject {
     let text = child.data.as_str().expect("children are packed");
-    let data = serde_json::from_str(text).expect("it was JSON");
-    DynamicObject { data, ..child.clone() }
+    serde_json::from_str(text).expect("it was JSON")
+}
+
+/// The status of an object of ours, packed or not.
+pub fn status_of(object: &DynamicObject) -> Value {
+    match &object.data["status"] {
+        Value::String(text) => serde_json::from_str(text).unwrap_or_default(),
+        status => status.clone(),
+    }
 }

@@ -46,6 +46,7 @@ impl Desk {
              "metadata": {"name": "sidecars", "namespace": namespace}, "rules": [
                 {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]},
                 {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+                {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["get"]},
             ]},
             {"apiVersion": format!("{group}/v1"), "kind": "RoleBinding",
              "metadata": {"name": "sidecars", "namespace": namespace},

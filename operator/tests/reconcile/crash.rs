@@ -15,7 +15,7 @@ use crate::gate::Gate;
 use crate::operator::Operator;
 
 /// Fewer writes than this make no API.
-const LEAST: usize = 12;
+const LEAST: usize = 11;
 /// More are not needed.
 const MOST: usize = 40;
 

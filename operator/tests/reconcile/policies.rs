@@ -176,14 +176,13 @@ async fn who_loses_is_told_and_every_turn_is_one_event() {
     let expected = |action: &str, reason: &str| (action.to_owned(), reason.to_owned());
     let told = within(Duration::from_secs(5), "every turn is told", || async {
         let told = events(&bed, "all").await;
-        (told.iter().map(|event| event.2).sum::<u64>() >= 4).then_some(told)
+        (told.iter().map(|event| event.2).sum::<u64>() >= 2).then_some(told)
     })
     .await;
     let turns: Vec<_> = told.iter().map(|(action, reason, _)| expected(action, reason)).collect();
     assert!(turns.contains(&expected("Accepted", "PartlyOverridden")), "{told:?}");
-    assert!(turns.contains(&expected("ResolvedRefs", "ResolvedRefs")), "{told:?}");
     let count: u64 = told.iter().map(|event| event.2).sum();
-    assert_eq!(count, 4, "Accepted, ResolvedRefs, PartlyOverridden, Accepted: {told:?}");
+    assert_eq!(count, 2, "PartlyOverridden, Accepted: {told:?}");
     // Looking again is no turn.
     for round in 0..3 {
         bed.patch(
@@ -196,9 +195,7 @@ async fn who_loses_is_told_and_every_turn_is_one_event() {
     bed.apply(&policy("last", &["shop"], json!({"cors": {"allowedOrigins": ["https://a.example"]}}))).await;
     bed.policy_told("last", "Accepted", "True", "Accepted").await;
     assert_eq!(events(&bed, "all").await, told);
-    let shop = events(&bed, "shop").await;
-    assert!(shop.iter().any(|(action, reason, _)| action == "Accepted" && reason == "Accepted"), "{shop:?}");
-    assert!(shop.iter().all(|(_, _, count)| *count == 1), "{shop:?}");
+    assert_eq!(events(&bed, "shop").await, [], "that a new one is as it should be is no news");
     assert!(bed.get(&api_resource(), "shop").await["status"]["conditions"].is_array());
 }
 
