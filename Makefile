@@ -48,7 +48,7 @@ faults: ## The flows that break something under load
 	@scripts/build sluice
 	cargo test --release --locked --workspace --test faults
 
-browser: ## The console and browsers' own clients, in headless Chromium
+browser: ## The console and browsers' own clients in headless Chromium, and AsyncAPI documents against the official schema
 	@scripts/setup build kafka browser
 	@scripts/test browser
 

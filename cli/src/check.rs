@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sluice_config::Config;
 use sluice_operator::Objects;
+use sluice_operator::report::is_place_of_reference;
 
 use crate::documents::{self, Report};
 use crate::{Failure, files, print};
@@ -78,6 +79,15 @@ impl Input {
         let place = |report: &Report| order.iter().position(|file| file.display().to_string() == report.file);
         reports.sort_by_key(|report| (place(report), report.line));
         Found { objects: assembled.objects, reports, documents: all.len() }
+    }
+
+    /// What all files say. What they refer to may be in a cluster; any other problem is told and fails.
+    pub fn objects(&self) -> Result<Objects, Failure> {
+        let found = self.read();
+        let problems = found.reports.iter().filter(|report| !is_place_of_reference(&report.at));
+        let problems: Vec<_> = problems.collect();
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        if problems.is_empty() { Ok(found.objects) } else { Err(Failure::Input) }
     }
 }
 

@@ -9,7 +9,6 @@ use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Config};
 use sluice_operator::children::Settings;
 use sluice_operator::read::{self, Object};
-use sluice_operator::report::is_place_of_reference;
 use sluice_operator::world::{api_resource, gateway_resource, policy_resource};
 use sluice_operator::{Objects, differences};
 
@@ -40,27 +39,18 @@ pub struct Args {
 
 /// Prints what anybody would notice, API by API; fails if the files have problems.
 pub fn diff(args: Args) -> Result<(), Failure> {
-    let files = objects(&args.input)?;
+    let files = args.input.objects()?;
     let (before, after) = if args.from.is_empty() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let before = runtime.block_on(cluster(&files, args.context))?;
         let after = overlaid(&before, &files);
         (before, after)
     } else {
-        (objects(&Input { files: args.from, namespace: args.input.namespace })?, files)
+        (Input { files: args.from, namespace: args.input.namespace }.objects()?, files)
     };
     let text = told(&before, &after);
     print(if text.is_empty() { "nobody would notice\n" } else { &text })?;
     if args.exit_code && !text.is_empty() { Err(Failure::Input) } else { Ok(()) }
-}
-
-/// What the files say. What they refer to may be in the cluster; any other problem is told and fails.
-fn objects(input: &Input) -> Result<Objects, Failure> {
-    let found = input.read();
-    let problems = found.reports.iter().filter(|report| !is_place_of_reference(&report.at));
-    let problems: Vec<_> = problems.collect();
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
-    if problems.is_empty() { Ok(found.objects) } else { Err(Failure::Input) }
 }
 
 fn told(before: &Objects, after: &Objects) -> String {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod asyncapi;
 mod check;
 mod diff;
 mod documents;
@@ -35,6 +36,7 @@ Examples:
   sluice check -f examples/orders.yaml     tell every problem as file:line
   sluice render -f examples/orders.yaml    what the operator would make of it in a cluster
   sluice diff -f examples/orders.yaml      what it would change in a cluster, and who would notice
+  sluice asyncapi -f examples/orders.yaml  describe it to its clients as an AsyncAPI document
   sluice crds | kubectl apply -f -         teach a cluster the resources
   sluice key create shop-keys              make an API key and the Secret that knows it
 
@@ -60,6 +62,8 @@ enum Command {
     Render(render::Args),
     /// Tell what applying the files would do to those who use what they describe
     Diff(diff::Args),
+    /// Print the AsyncAPI 3.0.0 document of a StreamAPI
+    Asyncapi(asyncapi::Args),
     /// Print the custom resource definitions
     #[command(after_help = "Example:\n  sluice crds | kubectl apply --server-side -f -")]
     Crds,
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Render(args) => render::render(args),
         Command::Diff(args) => diff::diff(args),
+        Command::Asyncapi(args) => asyncapi::asyncapi(&args),
         Command::Crds => print_crds(),
         Command::Key(command) => key::key(&command),
     };
@@ -128,7 +133,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&command, &mut found);
-        assert_eq!(found.len(), 7);
+        assert_eq!(found.len(), 8);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("  sluice "), "{help}");

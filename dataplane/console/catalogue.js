@@ -121,7 +121,19 @@ function group(api, channels, apis) {
       ...(ambiguous ? [element('span', { class: 'namespace' }, `${api.namespace}/`)] : []), api.name,
       ...(state ? [' ', element('span', { class: `tag ${state}` }, state)] : [])),
     ...(api.description ? [element('p', { class: 'hint' }, api.description)] : []),
+    ...(isDescribed(api) ? [element('p', { class: 'hint' }, documentLink(api))] : []),
     element('ul', {}, ...channels.map((channel) => element('li', {}, link(api, channel)))));
+}
+
+// The page asks without a key, so there is a document if a channel needs none.
+const isDescribed = (api) => api.lifecycle !== 'Blocked' && api.channels.some(({ authentication }) => authentication === 'none');
+
+function documentLink(api) {
+  return element('a', {
+    href: `asyncapi/${api.namespace}/${api.name}`,
+    download: `${api.name}.asyncapi.json`,
+    'aria-label': `AsyncAPI document of ${api.name}`,
+  }, 'AsyncAPI document');
 }
 
 function link(api, channel) {

@@ -88,7 +88,7 @@ pub struct Encoder {
 }
 
 /// Content type of messages of which nothing is known.
-pub const OCTET_STREAM: &str = "application/octet-stream";
+pub const OCTET_STREAM: &str = sluice_config::channel::Message::CONTENT_TYPE;
 
 /// Whether bytes of `content_type` are JSON by declaration.
 pub fn is_json(content_type: &str) -> bool {

@@ -1,6 +1,6 @@
 //! What every listener shares: the routes, and how a request becomes an answer or a stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
+use sluice_config::Entry;
 use sluice_config::channel::Format;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::encode::Lane;
 use crate::engine::{Attachment, Engine, Stream};
 use crate::feed::{Feed, Start};
 use crate::negotiate::{Mode, Query, mode, query};
-use crate::policy::{Policy, Principal, presented};
+use crate::policy::{Policy, Principal, Rates, presented};
 use crate::respond::{Body, Refusal, full, jitter, plain};
 use crate::telemetry::Metrics;
 use crate::transport::sse;
@@ -33,6 +34,10 @@ pub type Routes = HashMap<String, Arc<Channel>>;
 pub struct Gateway {
     /// Channels by path.
     pub routes: ArcSwap<Routes>,
+    /// APIs as they are served, by `namespace/name`.
+    pub apis: ArcSwap<BTreeMap<String, Arc<Entry>>>,
+    /// Buckets of questions about what is served, one a client address.
+    pub asked: Rates,
     /// What the console lists.
     pub catalog: ArcSwap<Vec<Arc<serde_json::Value>>>,
     /// Serves streams.
@@ -163,14 +168,9 @@ impl Gateway {
         // The version first: a change in between is judged again, not missed.
         let version = channel.version();
         let state = channel.state();
-        if let Some(origin) = request.headers.get(header::ORIGIN) {
-            let allowed = origin
-                .to_str()
-                .is_ok_and(|origin| state.policy.allows_origin(origin, peer.scheme, host(request)));
-            if !allowed {
-                channel.metrics.decision("cors", "refused");
-                return Err(Refusal::ForeignOrigin);
-            }
+        if !allows_origin(&state.policy, request, peer.scheme) {
+            channel.metrics.decision("cors", "refused");
+            return Err(Refusal::ForeignOrigin);
         }
         Ok((channel, state, version))
     }
@@ -405,13 +405,22 @@ async fn position(feed: &Arc<Feed>, state: &State, cursor: Option<&str>) -> Resu
     Ok(acquired)
 }
 
+/// Whether the page that a request comes from, if it says so, may use what `policy` governs.
+pub fn allows_origin(policy: &Policy, request: &Parts, scheme: &str) -> bool {
+    let origin = request.headers.get(header::ORIGIN);
+    origin.is_none_or(|origin| {
+        origin.to_str().is_ok_and(|origin| policy.allows_origin(origin, scheme, host(request)))
+    })
+}
+
 /// The authority of the request's target where it has one (HTTP/2, and RFC 9112 §3.2.2), else `Host`.
-fn host(request: &Parts) -> Option<&str> {
+pub fn host(request: &Parts) -> Option<&str> {
     let header = || request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
     request.uri.authority().map(http::uri::Authority::as_str).or_else(header)
 }
 
-fn is_same_origin(request: &Parts, scheme: &str) -> bool {
+/// Whether a request comes from a page of this host.
+pub fn is_same_origin(request: &Parts, scheme: &str) -> bool {
     let origin = request.headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
     origin.is_some_and(|origin| Policy::default().allows_origin(origin, scheme, host(request)))
 }

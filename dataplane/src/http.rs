@@ -1,5 +1,5 @@
-//! Everything but the engine's own streams: publishing, preflights, the console, and streams that
-//! come over HTTP/2 or as a later request of a connection.
+//! Everything but the engine's own streams: publishing, preflights, AsyncAPI documents, the console,
+//! and streams that come over HTTP/2 or as a later request of a connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tokio_util::io::ReaderStream;
 
+use crate::asyncapi;
 use crate::console;
 use crate::encode::essence;
 use crate::engine::Stream;
@@ -59,6 +60,9 @@ async fn answer(gateway: &Arc<Gateway>, peer: Peer, request: Request<Incoming>) 
     let (parts, body) = request.into_parts();
     if let Err(refusal) = gateway.check_host(&parts) {
         return refusal.response();
+    }
+    if let Some(answer) = asyncapi::answer(gateway, &parts, peer) {
+        return answer;
     }
     if gateway.console
         && let Some(answer) = console::answer(gateway, &parts)

@@ -7,6 +7,7 @@
 //! [`Config`]: sluice_config::Config
 
 mod admin;
+mod asyncapi;
 mod channel;
 pub mod config;
 mod console;

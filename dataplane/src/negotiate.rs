@@ -114,14 +114,23 @@ enum Preference {
 
 /// What of `Accept` (RFC 9110 §12.5.1) concerns us: exact media types first, then wildcards.
 fn preference(headers: &HeaderMap) -> Preference {
-    let values: Vec<&str> =
-        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    if values.is_empty() {
-        return Preference::Anything;
+    let (mut silent, mut anything, mut excluded) = (true, false, false);
+    for (media, wanted) in accepted(headers) {
+        silent = false;
+        match (media.as_str(), wanted) {
+            ("text/event-stream", true) => return Preference::EventStream,
+            ("text/event-stream", false) => excluded = true,
+            ("*/*" | "text/*", true) => anything = true,
+            _ => {}
+        }
     }
-    let mut anything = false;
-    let mut excluded = false;
-    for range in values.iter().flat_map(|value| value.split(',')) {
+    if silent || (anything && !excluded) { Preference::Anything } else { Preference::Other }
+}
+
+/// The media ranges of `Accept` in lower case, and whether each is wanted (`q` is not 0).
+pub fn accepted(headers: &HeaderMap) -> impl Iterator<Item = (String, bool)> {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|range| {
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default().to_ascii_lowercase();
         let quality = parts
@@ -129,14 +138,8 @@ fn preference(headers: &HeaderMap) -> Preference {
             .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
             .and_then(|(_, value)| value.trim().parse::<f32>().ok())
             .unwrap_or(1.0);
-        match (media.as_str(), quality > 0.0) {
-            ("text/event-stream", true) => return Preference::EventStream,
-            ("text/event-stream", false) => excluded = true,
-            ("*/*" | "text/*", true) => anything = true,
-            _ => {}
-        }
-    }
-    if anything && !excluded { Preference::Anything } else { Preference::Other }
+        (media, quality > 0.0)
+    })
 }
 
 #[cfg(test)]

@@ -71,14 +71,23 @@ impl Policy {
         self.keys.is_some()
     }
 
-    /// Who the holder of `presented` is. Every entry is compared in constant time, and all of
-    /// them always.
+    /// Who the holder of `presented` is.
     pub fn authenticate(&self, presented: Option<&[u8]>) -> Result<Principal, Refusal> {
+        if self.needs_key() {
+            self.recognise(presented.map(digest).as_ref())
+        } else {
+            Ok(Principal::default())
+        }
+    }
+
+    /// The same by the [`digest`] of what is presented. Every entry is compared in constant time, and
+    /// all of them always.
+    pub fn recognise(&self, presented: Option<&[u8; 32]>) -> Result<Principal, Refusal> {
         let Some(keys) = &self.keys else { return Ok(Principal::default()) };
-        let hash: [u8; 32] = Sha256::digest(presented.ok_or(Refusal::Unauthorized)?).into();
+        let presented = presented.ok_or(Refusal::Unauthorized)?;
         let mut found = None;
         for key in keys {
-            if bool::from(key.hash.ct_eq(&hash)) {
+            if bool::from(key.hash.ct_eq(presented)) {
                 found = Some((key.id.clone(), key.hash));
             }
         }
@@ -130,6 +139,11 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
     Some(hash)
 }
 
+/// What API keys are compared by.
+pub fn digest(presented: &[u8]) -> [u8; 32] {
+    Sha256::digest(presented).into()
+}
+
 /// The API key a request carries: `Authorization: Bearer`, `X-API-Key`, or the WebSocket
 /// subprotocol `sluice.key.<base64url>` (which the caller found and decoded).
 pub fn presented(headers: &HeaderMap, subprotocol: Option<Vec<u8>>) -> Option<Vec<u8>> {
@@ -141,7 +155,7 @@ pub fn presented(headers: &HeaderMap, subprotocol: Option<Vec<u8>>) -> Option<Ve
     bearer.or_else(header).or(subprotocol)
 }
 
-/// Token buckets of `limits.publishRate`, one a client.
+/// Token buckets, like those of `limits.publishRate`: one a client.
 #[derive(Default)]
 pub struct Rates(Mutex<std::collections::HashMap<Box<str>, Bucket>>);
 
@@ -154,8 +168,15 @@ impl Rates {
     /// Buckets kept at most; full ones are dropped first, and full is what an absent one is.
     const MOST: usize = 10_000;
 
-    /// Takes one token of `client`, or tells when there will be one.
+    /// Takes one token of `client` for a message, or tells when there will be one.
     pub fn take(&self, client: &str, rate: &PublishRate, now: Instant) -> Result<(), Refusal> {
+        let per_second = rate.messages_per_second;
+        let refused = |retry_after| Refusal::TooManyMessages { per_second, retry_after };
+        self.spend(client, rate, now).map_err(refused)
+    }
+
+    /// Takes one token of `client` for anything; an error is the time until there will be one.
+    pub fn spend(&self, client: &str, rate: &PublishRate, now: Instant) -> Result<(), Duration> {
         let per_second = f64::from(rate.messages_per_second);
         let burst = f64::from(rate.burst.unwrap_or(rate.messages_per_second)).max(1.0);
         let mut buckets = self.0.lock();
@@ -167,7 +188,7 @@ impl Rates {
         }
         let Some(bucket) = buckets.get_mut(client) else {
             // So many clients at their limit at once: newcomers wait.
-            return Err(Self::refusal(rate, Duration::from_secs(1)));
+            return Err(Duration::from_secs(1));
         };
         bucket.tokens = bucket.level(per_second, burst, now);
         bucket.at = now;
@@ -175,11 +196,7 @@ impl Rates {
             bucket.tokens -= 1.0;
             return Ok(());
         }
-        Err(Self::refusal(rate, Duration::from_secs_f64((1.0 - bucket.tokens) / per_second)))
-    }
-
-    const fn refusal(rate: &PublishRate, retry_after: Duration) -> Refusal {
-        Refusal::TooManyMessages { per_second: rate.messages_per_second, retry_after }
+        Err(Duration::from_secs_f64((1.0 - bucket.tokens) / per_second))
     }
 }
 

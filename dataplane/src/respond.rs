@@ -66,6 +66,13 @@ pub enum Refusal {
         /// When there is room again.
         retry_after: Duration,
     },
+    /// A limit on questions per second about what is served.
+    TooManyRequests {
+        /// The limit.
+        per_second: u32,
+        /// When there is room again.
+        retry_after: Duration,
+    },
     /// A message over the size limit.
     TooLarge {
         /// The limit.
@@ -152,6 +159,7 @@ impl Refusal {
             Self::NotReady(_) => (503, 1013, "notReady"),
             Self::TooManyConnections { .. } => (429, 4429, "tooManyConnections"),
             Self::TooManyMessages { .. } => (429, 4429, "tooManyMessages"),
+            Self::TooManyRequests { .. } => (429, 4429, "tooManyRequests"),
             Self::TooLarge { .. } => (413, 1009, "tooLarge"),
             Self::UnsupportedMediaType { .. } => (415, 4400, "unsupportedMediaType"),
             Self::KeyInUse => (409, 4400, "idempotencyKeyInUse"),
@@ -192,6 +200,7 @@ impl Refusal {
             Self::NotReady(_)
                 | Self::TooManyConnections { .. }
                 | Self::TooManyMessages { .. }
+                | Self::TooManyRequests { .. }
                 | Self::NotWritten { .. }
                 | Self::Drain { .. }
                 | Self::Changed
@@ -204,6 +213,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyMessages { retry_after, .. }
+            | Self::TooManyRequests { retry_after, .. }
             | Self::NotWritten { retry_after, .. }
             | Self::Drain { retry_after } => Some(*retry_after),
             Self::Changed | Self::Slow => Some(jitter(Duration::from_secs(1))),
@@ -216,8 +226,8 @@ impl Refusal {
     pub fn detail(&self) -> String {
         match self {
             Self::NotFound => "no such API or channel".into(),
-            Self::MethodNotAllowed { allow } => format!("the channel takes {allow}"),
-            Self::NotAcceptable { offers } => format!("the channel can serve {offers}"),
+            Self::MethodNotAllowed { allow } => format!("this URL takes {allow}"),
+            Self::NotAcceptable { offers } => format!("this URL can serve {offers}"),
             Self::UpgradeRequired => {
                 "the channel is served over WebSocket; connect with ws:// or wss://".into()
             }
@@ -238,6 +248,9 @@ impl Refusal {
             }
             Self::TooManyMessages { per_second, .. } => {
                 format!("over the limit of {per_second} messages per second")
+            }
+            Self::TooManyRequests { per_second, .. } => {
+                format!("over the limit of {per_second} such requests per second")
             }
             Self::TooLarge { bytes: 0 } => "the broker refuses a message of this size".into(),
             Self::TooLarge { bytes } => format!("the message is over the limit of {bytes} bytes"),
@@ -310,14 +323,21 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             }
             Self::TooManyMessages { per_second, retry_after } => {
-                let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
-                insert(headers, "ratelimit", &format!("\"publish\";r=0;t={seconds}"));
-                insert(headers, "ratelimit-policy", &format!("\"publish\";q={per_second};w=1"));
+                tell_rate(headers, "publish", *per_second, *retry_after);
+            }
+            Self::TooManyRequests { per_second, retry_after } => {
+                tell_rate(headers, "asyncapi", *per_second, *retry_after);
             }
             _ => {}
         }
         response
     }
+}
+
+fn tell_rate(headers: &mut http::HeaderMap, name: &str, per_second: u32, retry_after: Duration) {
+    let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
+    insert(headers, "ratelimit", &format!("\"{name}\";r=0;t={seconds}"));
+    insert(headers, "ratelimit-policy", &format!("\"{name}\";q={per_second};w=1"));
 }
 
 fn insert(headers: &mut http::HeaderMap, name: &'static str, value: &str) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_config::channel::path;
+use sluice_config::channel::{Message, path};
 use sluice_config::check::check_api;
 use sluice_config::server::ServerKind;
 use sluice_config::{ChannelPolicy, Entry, Material, Problem};
@@ -426,6 +426,8 @@ impl Runtime {
             }
         }
         self.gateway.routes.store(Arc::new(routes));
+        let apis = self.apis.iter().map(|(key, running)| (key.clone(), running.entry.clone()));
+        self.gateway.apis.store(Arc::new(apis.collect()));
         let catalog = self.apis.values().map(|running| running.listing.clone()).collect();
         self.gateway.catalog.store(Arc::new(catalog));
     }
@@ -476,7 +478,7 @@ fn unnamed() -> ChannelPolicy {
 fn encoder(api: &sluice_config::config::Api, spec: &sluice_config::Channel) -> Encoder {
     Encoder {
         source: format!("/{}/{}/{}", api.namespace, api.name, spec.name),
-        event_type: spec.message.name.clone().unwrap_or_else(|| "dev.sluice.message".into()),
+        event_type: spec.message.name.clone().unwrap_or_else(|| Message::NAME.into()),
         content_type: spec.message.content_type.as_deref().unwrap_or(OCTET_STREAM).into(),
         cursor: spec.subscribe.as_ref().map(|subscribe| subscribe.cursor).unwrap_or_default(),
     }

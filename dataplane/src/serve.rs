@@ -122,6 +122,8 @@ impl Server {
         let leaving = Arc::new(AtomicBool::new(false));
         let gateway = Arc::new(Gateway {
             routes: Default::default(),
+            apis: Default::default(),
+            asked: Default::default(),
             catalog: Default::default(),
             engine: engine.clone(),
             metrics: metrics.clone(),

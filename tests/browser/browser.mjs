@@ -2,14 +2,10 @@
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import { createRequire } from 'node:module';
-import path from 'node:path';
 
-import { part } from './process.mjs';
+import { fetched } from './process.mjs';
 
-const modules = process.env.SLUICE_BROWSER_MODULES
-  ?? path.join(part('browser', ['package.json', 'package-lock.json']), 'node_modules');
-const { chromium } = createRequire(import.meta.url)(path.join(modules, 'playwright-core'));
+const { chromium } = fetched('playwright-core');
 
 const executablePath = ['/usr/bin/chromium-headless-shell', '/usr/bin/chromium'].find((file) => fs.existsSync(file));
 assert.ok(executablePath, 'no Chromium: run scripts/setup browser');

@@ -80,6 +80,14 @@ test('it lists the channels of the file and opens the first', async (t) => {
   assert.deepEqual(await page.locator('#facts li').allTextContents(), ['generator', 'orders.v1', 'application/json', 'no key needed']);
 });
 
+test('it links to the AsyncAPI document', async (t) => {
+  const page = await opened(t);
+  const link = await page.locator('#apis a', { hasText: 'AsyncAPI document' }).getAttribute('href');
+  const document = await (await fetch(new URL(link, page.url()))).json();
+  assert.equal(document.id, 'urn:sluice:shop');
+  assert.ok(document.channels.orders && !document.channels.private, 'what the page may use');
+});
+
 for (const [transport, words] of [['sse', 'Live over SSE'], ['websocket', 'Live over WebSocket']]) {
   test(`messages come live over ${transport}, and pausing loses none`, async (t) => {
     const page = await opened(t, 'orders');

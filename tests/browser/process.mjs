@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -25,6 +26,13 @@ export function part(name, files) {
   const found = path.join(cache, `${name}-${digest.digest('hex').slice(0, 12)}`);
   assert.ok(fs.existsSync(path.join(found, '.complete')), `${found} is missing: run scripts/setup ${name}`);
   return found;
+}
+
+// A module, or a file of one, that scripts/setup fetched with npm.
+export function fetched(name) {
+  const modules = process.env.SLUICE_BROWSER_MODULES
+    ?? path.join(part('browser', ['package.json', 'package-lock.json']), 'node_modules');
+  return createRequire(import.meta.url)(path.join(modules, name));
 }
 
 // Asks until `ask` gives something truthy; errors of `ask` count as not yet.

@@ -62,10 +62,16 @@ export class Sluice {
   }
 }
 
+// What a command prints; it must succeed.
+export function printed(...args) {
+  const { status, stdout, stderr } = spawnSync(binary, args, { encoding: 'utf8' });
+  assert.equal(status, 0, stderr);
+  return { stdout, stderr };
+}
+
 // A new API key, and the Secret called `name` that lets it in.
 export function createKey(name) {
-  const { status, stdout, stderr } = spawnSync(binary, ['key', 'create', name], { encoding: 'utf8' });
-  assert.equal(status, 0, stderr);
+  const { stdout, stderr } = printed('key', 'create', name);
   const [key] = /slk_[\w-]+/.exec(stderr) ?? assert.fail(`no key in: ${stderr}`);
   return { key, secret: stdout };
 }

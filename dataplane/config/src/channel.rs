@@ -117,6 +117,13 @@ pub struct Message {
     pub content_type: Option<String>,
 }
 
+impl Message {
+    /// Default of `name`.
+    pub const NAME: &'static str = "dev.sluice.message";
+    /// Default of `contentType`.
+    pub const CONTENT_TYPE: &'static str = "application/octet-stream";
+}
+
 /// How clients receive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

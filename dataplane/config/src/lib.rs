@@ -1,6 +1,7 @@
 //! What the operator writes and the data plane reads: specs, their checks, and the rendered
 //! [`Config`]. This crate does no I/O and depends on serde and schemars only.
 
+pub mod asyncapi;
 pub mod channel;
 pub mod check;
 pub mod config;
