@@ -65,16 +65,22 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-/// With the servers, so that who looks after many pods asks each once.
+/// With the servers and the open streams, so that who looks after many pods asks each once.
 async fn config(State(shown): State<Arc<Shown>>) -> Response {
     #[derive(serde::Serialize)]
-    struct Config<'a> {
+    struct Config {
         #[serde(flatten)]
-        applied: &'a Applied,
+        applied: Applied,
         servers: Vec<serde_json::Value>,
     }
-    let applied = shown.applied.load();
-    axum::Json(Config { applied: &applied, servers: servers(&shown) }).into_response()
+    let mut applied = Applied::clone(&shown.applied.load());
+    let mut streams = shown.metrics.streams();
+    for api in &mut applied.apis {
+        let text = |field: &str| api[field].as_str().unwrap_or_default().to_owned();
+        let open = streams.remove(&(text("namespace"), text("name"))).unwrap_or_default();
+        api["streams"] = serde_json::json!(open);
+    }
+    axum::Json(Config { applied, servers: servers(&shown) }).into_response()
 }
 
 fn servers(shown: &Shown) -> Vec<serde_json::Value> {

@@ -2,8 +2,10 @@
 //! and OTLP both read. Labels come from bounded sets only; children are resolved once per channel
 //! and counted per batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prometheus::core::Collector as _;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry,
@@ -38,6 +40,9 @@ impl DropReason {
         }
     }
 }
+
+/// Open streams of an API by channel and transport; what has none is left out.
+pub type Streams = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// All metrics of one data plane.
 pub struct Metrics {
@@ -231,6 +236,30 @@ impl Metrics {
         self.config_refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
     }
 
+    /// Open streams by namespace and name of their API, as `connections` has them.
+    pub fn streams(&self) -> BTreeMap<(String, String), Streams> {
+        let mut streams: BTreeMap<_, Streams> = BTreeMap::new();
+        for series in self.connections.collect().iter().flat_map(|family| family.get_metric()) {
+            let open = series.get_gauge().get_value();
+            if open < 1.0 {
+                continue;
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "it is a whole number"
+            )]
+            let open = open as u64;
+            let label = |name: &str| {
+                let label = series.get_label().iter().find(|label| label.name() == name);
+                label.map(|label| label.value().to_owned()).unwrap_or_default()
+            };
+            let of_api = streams.entry((label("namespace"), label("api"))).or_default();
+            of_api.entry(label("channel")).or_default().insert(label("transport"), open);
+        }
+        streams
+    }
+
     /// Resolves the children of one channel.
     pub fn channel(self: &Arc<Self>, namespace: &str, api: &str, channel: &str) -> Arc<ChannelMetrics> {
         let names = [namespace, api, channel];
@@ -350,5 +379,30 @@ impl TransportMetrics {
             DropReason::TooLarge => &self.dropped_too_large,
             DropReason::Gap => &self.dropped_gap,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// X09
+    #[test]
+    fn streams_are_told_where_some_are_open() {
+        let metrics = Metrics::new();
+        let channel = |api, channel| metrics.channel("a", api, channel);
+        let (orders, notes, chat) =
+            (channel("shop", "orders"), channel("shop", "notes"), channel("chat", "room"));
+        assert!(metrics.streams().is_empty());
+        orders.websocket.connections.add(12);
+        orders.sse.connections.add(3);
+        chat.sse.connections.inc();
+        notes.sse.connections.inc();
+        notes.sse.connections.dec();
+        let told = metrics.streams();
+        let of = |api: &str| serde_json::json!(told[&("a".to_owned(), api.to_owned())]);
+        assert_eq!(of("shop"), serde_json::json!({"orders": {"websocket": 12, "sse": 3}}));
+        assert_eq!(of("chat"), serde_json::json!({"room": {"sse": 1}}));
+        assert_eq!(told.len(), 2);
     }
 }

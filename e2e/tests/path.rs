@@ -9,7 +9,7 @@ use sluice_tests::client::http::publish;
 use sluice_tests::client::websocket::JSON;
 use sluice_tests::documents::{Api, Channel, Documents, api_key};
 use sluice_tests::kafka::Listener;
-use sluice_tests::{Sse, WebSocket, seed, within};
+use sluice_tests::{Sse, WebSocket, eventually, seed, within};
 
 /// The example as it is in the checkout.
 fn example() -> String {
@@ -77,7 +77,13 @@ async fn a_mistake_is_refused_at_apply_and_a_dry_run_tells_what_a_change_would_d
     let renamed = example().replace("- name: orders", "- name: sales");
     assert_ne!(renamed, example());
     let warned = namespace.dry_run(&renamed).await.expect_err("there is a warning");
-    assert!(warned.contains("Warning: channel orders: is removed; its clients are sent away"), "{warned}");
+    assert!(warned.contains("Warning: channel orders: is removed; its clients"), "{warned}");
+    // Each replica asks the pods itself.
+    eventually("how many are connected is told", || async {
+        let warned = namespace.dry_run(&renamed).await.expect_err("there is a warning");
+        warned.contains("Warning: in all: 0 streams closed").then_some(())
+    })
+    .await;
     assert_eq!(namespace.get(&["sapi", "shop"]).await["spec"]["channels"][0]["name"], "orders");
 }
 

@@ -34,9 +34,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::admission::certificate::Identity;
 use crate::admission::judge::{Applied, Judgement, causes, judge};
 use crate::children::Settings;
+use crate::dereference::identity;
 use crate::metrics::Metrics;
-use crate::objects::Kind;
-use crate::world::{World, anew, name_of};
+use crate::objects::{Kind, Objects};
+use crate::observe::Observer;
+use crate::streams::ByApi;
+use crate::world::{Name, World, anew, gateway_of, name_of};
 
 pub mod certificate;
 mod inject;
@@ -64,6 +67,8 @@ pub struct Desk {
     pub settings: Arc<Settings>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What pods told last; an answer asks none.
+    pub observer: Observer,
 }
 
 /// Answers on `listener` for ever, with the certificate that `identity` has at the moment.
@@ -190,8 +195,14 @@ async fn respond(
         return (response, "unchecked");
     };
     let name = name_of(new);
-    let applied = Applied { kind, name: &name, old: request.old_object.as_ref() };
-    let judge = || judge(&applied, &world.around_applied(kind, new), &desk.settings);
+    let old = request.old_object.as_ref();
+    let judge = || {
+        let objects = world.around_applied(kind, new, old);
+        let streams = streams(&desk.observer, (kind, &name), old, &objects);
+        let is_dry_run = request.dry_run;
+        let applied = Applied { kind, name: &name, old, is_dry_run, streams: streams.as_ref() };
+        judge(&applied, &objects, &desk.settings)
+    };
     let mut judgement = judge();
     if judgement.is_early {
         tokio::time::sleep(CATCH_UP).await;
@@ -216,4 +227,31 @@ async fn respond(
         response.result = serde_json::from_value(status).expect("a status");
     }
     (response, outcome)
+}
+
+/// Open streams of whatever a change of the object concerns; `None` if they are not known of all of it.
+fn streams(
+    observer: &Observer,
+    (kind, name): (Kind, &Name),
+    old: Option<&DynamicObject>,
+    objects: &Objects,
+) -> Option<ByApi> {
+    let of_api = |api: Name, gateway: Option<Name>| {
+        let streams = observer.streams(&api, gateway.as_ref())?;
+        Some((format!("{}/{}", api.0, api.1), streams))
+    };
+    match kind {
+        Kind::StreamGateway => observer.streams_of_gateway(name),
+        // Clients are where it was, not where it goes.
+        Kind::StreamApi => Some(ByApi::from([of_api(name.clone(), gateway_of(old?))?])),
+        _ => {
+            let apis = objects.apis.iter().map(|api| {
+                let (namespace, name) = identity(&api.metadata);
+                let gateway = api.spec.0.placement.gateway();
+                let gateway = gateway.map(|it| (it.namespace(namespace).to_owned(), it.name.clone()));
+                of_api((namespace.to_owned(), name.to_owned()), gateway)
+            });
+            apis.collect()
+        }
+    }
 }

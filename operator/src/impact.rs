@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use sluice_config::channel::{LifecycleState, Subscribe, path};
 use sluice_config::placement::{Deployment, Placement, StreamGatewaySpec};
-use sluice_config::policy::ChannelPolicy;
 use sluice_config::server::ServerKind;
 use sluice_config::{Channel, Config, StreamApiSpec};
 
@@ -16,49 +15,67 @@ use crate::dereference::{Api, Gateway, References, dereference};
 use crate::merge::merge;
 use crate::objects::Objects;
 use crate::report::some;
+use crate::streams::{ByApi, Open, Streams};
 
-/// The consequences of turning `old` into `new`, each a sentence; none if nobody notices.
+mod consequences;
+
+pub use consequences::Impact;
+use consequences::{Fate, Transport, among, open_now};
+
+const BOTH: &[Transport] = &[Transport::WebSocket, Transport::Sse];
+const WEBSOCKET: &[Transport] = &[Transport::WebSocket];
+const SSE: &[Transport] = &[Transport::Sse];
+const NONE: &[Transport] = &[];
+
+/// The consequences of turning `old`, of which `streams` are open if that is known, into `new`.
 pub fn impact(
     owner: &Owner<'_>,
     old: &StreamApiSpec,
     new: &StreamApiSpec,
     settings: &Settings,
-) -> Vec<String> {
-    let mut found = Vec::new();
+    streams: Option<&Streams>,
+) -> Impact {
+    let mut impact = Impact::on_api(old, streams);
     if old.lifecycle.state != LifecycleState::Blocked && new.lifecycle.state == LifecycleState::Blocked {
-        found.push(
-            "every open stream is closed and every request refused: `lifecycle.state` is Blocked".into(),
-        );
+        let open = open_now(impact.meet_all(Fate::Closed));
+        impact.tell(format!(
+            "every open stream is closed{open} and every request refused: `lifecycle.state` is Blocked"
+        ));
     }
     for before in &old.channels {
-        let after = new.channels.iter().find(|channel| channel.name == before.name);
-        found.extend(match after {
-            Some(after) => channel(owner.name, (old, before), (new, after)),
+        match new.channels.iter().find(|channel| channel.name == before.name) {
+            Some(after) => channel(&mut impact, owner.name, (old, before), (new, after)),
             None => {
-                vec![format!("channel {}: is removed; its clients are sent away and get 404", before.name)]
+                let open = open_now(impact.meet_of(before, BOTH, Fate::Closed));
+                impact.tell_of(before, &format!("is removed; its clients{open} are sent away and get 404"));
             }
-        });
+        }
     }
     for before in &old.servers {
         let after = new.servers.iter().find(|server| server.name == before.name);
         if after.is_some_and(|after| matches!(after.kind, ServerKind::Kafka(_)) && after.kind != before.kind)
         {
-            found.push(format!("server {}: the broker is connected anew", before.name));
+            impact.servers += 1;
+            impact.tell(format!("server {}: the broker is connected anew", before.name));
         }
     }
-    let (before, after) = (place(owner, old), place(owner, new));
     let deployments = [old, new].map(|spec| spec.placement.deployment());
-    found.extend(hidden(deployments));
+    impact.told.extend(hidden(deployments));
+    let (before, after) = (place(owner, old), place(owner, new));
     if before == after {
-        found.extend(
-            replaced(owner, deployments, settings).map(|what| format!("{what}, because of `placement`")),
-        );
+        impact.is_whole = match (&old.placement, &new.placement) {
+            (Placement::Deployment(had), Placement::Deployment(has)) => had.exposure == has.exposure,
+            (Placement::Sidecar(had), Placement::Sidecar(has)) => had == has,
+            _ => true,
+        };
+        pods(&mut impact, owner, deployments, settings, ", because of `placement`");
     } else {
-        found.push(format!(
-            "it moves from {before} to {after}: clients have to go there, and open streams end"
+        let open = open_now(impact.meet_all(Fate::Closed));
+        impact.tell(format!(
+            "it moves from {before} to {after}: clients have to go there, and open streams end{open}"
         ));
     }
-    found
+    impact
 }
 
 /// Where clients find the API.
@@ -72,14 +89,32 @@ fn place(owner: &Owner<'_>, spec: &StreamApiSpec) -> String {
     }
 }
 
-/// What becomes of pods that are made from another template.
-fn replaced(
+/// What becomes of pods that are made from another template, or that are too many; `why` they are.
+fn pods(
+    impact: &mut Impact,
     owner: &Owner<'_>,
-    [old, new]: [Option<&Deployment>; 2],
+    deployments: [Option<&Deployment>; 2],
     settings: &Settings,
-) -> Option<&'static str> {
-    let differs = pod_template(owner, old, settings) != pod_template(owner, new, settings);
-    differs.then_some("pods are replaced one by one, and clients of each move to another")
+    why: &str,
+) {
+    let [old, new] = deployments.map(|deployment| pod_template(owner, deployment, settings));
+    if old != new {
+        let open = open_now(impact.meet_all(Fate::Moves));
+        impact.tell(format!("pods are replaced one by one, and clients of each move to another{open}{why}"));
+    }
+    let most = |deployment: &Deployment| {
+        deployment.autoscaling.as_ref().map_or(deployment.replicas, |autoscaling| autoscaling.max_replicas)
+    };
+    let [Some(old), Some(new)] = deployments.map(|deployment| deployment.map(most)) else { return };
+    if new == 0 && old > 0 {
+        let open = open_now(impact.meet_all(Fate::Closed));
+        impact.tell(format!("no pod is left: every open stream is closed{open}{why}"));
+    } else if new < old {
+        let open = among(impact.meet_all(Fate::MayMove));
+        impact.tell(format!(
+            "of {old} pods at most {new} stay, and clients of the others move to these{open}{why}"
+        ));
+    }
 }
 
 /// What becomes of clients outside the cluster who ask by names that are no longer there.
@@ -91,17 +126,19 @@ fn hidden(deployments: [Option<&Deployment>; 2]) -> Option<String> {
 }
 
 /// The consequences of turning a gateway's `old` into `new` for those who use the APIs that are placed on it
-/// (namespace and name).
+/// (namespace and name), of which `streams` are open if that is known.
 pub fn gateway_impact<'a>(
     owner: &Owner<'_>,
-    old: &StreamGatewaySpec,
-    new: &StreamGatewaySpec,
+    [old, new]: [&StreamGatewaySpec; 2],
     apis: impl Iterator<Item = (&'a str, &'a str)>,
     settings: &Settings,
-) -> Vec<String> {
+    streams: Option<&ByApi>,
+) -> Impact {
+    let mut impact = Impact::on_gateway(streams);
+    impact.is_whole = old.deployment.exposure == new.deployment.exposure;
     let deployments = [Some(&old.deployment), Some(&new.deployment)];
-    let mut found: Vec<String> = hidden(deployments).into_iter().collect();
-    found.extend(replaced(owner, deployments, settings).map(Into::into));
+    impact.told.extend(hidden(deployments));
+    pods(&mut impact, owner, deployments, settings, "");
     let loses = |namespace: &str| {
         old.allowed_namespaces.includes(owner.namespace, namespace)
             && !new.allowed_namespaces.includes(owner.namespace, namespace)
@@ -109,12 +146,45 @@ pub fn gateway_impact<'a>(
     let lost = apis.filter(|(namespace, _)| loses(namespace));
     let lost: Vec<String> = lost.map(|(namespace, name)| format!("{namespace}/{name}")).collect();
     if !lost.is_empty() {
-        found.push(format!(
-            "its APIs of namespaces that are no longer allowed are served no longer, and their clients get 404: {}",
+        let open = open_now(impact.meet(Fate::Closed, |api, _| lost.iter().any(|lost| lost == api)));
+        impact.tell(format!(
+            "its APIs of namespaces that are no longer allowed are served no longer, and their clients{open} get \
+             404: {}",
             some(&lost)
         ));
     }
-    found
+    impact
+}
+
+/// What turning the policies of `before` into those of `after` means for those who are connected to the APIs of
+/// `after`, which is rendered as `config`, of which `streams` are open if that is known. What only holds for what comes
+/// from then on is not told, nor what happens to a channel that nobody is connected to.
+pub fn policy_impact(before: &Objects, after: &Objects, config: &Config, streams: Option<&ByApi>) -> Impact {
+    let nothing = Config::default();
+    let (old, new) = (dereference(before, &nothing), dereference(after, &nothing));
+    let mut all = Impact::on_nobody();
+    for api in &new.apis {
+        let Some(spec) = api.spec else { continue };
+        let key = format!("{}/{}", api.namespace, api.name);
+        let streams = streams.map(|streams| streams.get(&key).cloned().unwrap_or_default());
+        let mut impact = Impact::on_api(spec, streams.as_ref());
+        let whose = format!("StreamAPI {}: ", api.name);
+        for channel in &spec.channels {
+            for (what, _) in policy_changes([&old, &new], api, channel).filter(|(_, is_checked)| *is_checked)
+            {
+                let open = impact.meet_of(channel, BOTH, Fate::Checked);
+                if open != Some(Open::default()) {
+                    let open = among(open);
+                    impact.tell(format!("{whose}channel {}: {what}{open}", channel.name));
+                }
+            }
+        }
+        if let Some(entry) = config.apis.get(&key) {
+            impact.close(entry, &whose);
+        }
+        all.join(impact);
+    }
+    all
 }
 
 /// What turning the objects `before` into `after` does to each StreamAPI (`namespace/name`) and StreamGateway
@@ -129,17 +199,14 @@ pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BT
         let told = match (was.and_then(|was| was.spec), api.spec) {
             (Some(was), Some(spec)) => {
                 let owner = Owner::api(api.namespace, api.name, None);
-                let mut told = impact(&owner, was, spec, settings);
+                let mut told = impact(&owner, was, spec, settings, None).told;
                 for channel in spec
                     .channels
                     .iter()
                     .filter(|channel| was.channels.iter().any(|it| it.name == channel.name))
                 {
-                    let policy = |references: &References<'_>| {
-                        merge(&references.policies, api.namespace, api.name, &channel.name).policy
-                    };
-                    let told_of = policy_changes(&policy(&old), &policy(&new)).into_iter();
-                    told.extend(told_of.map(|what| format!("channel {}: {what}", channel.name)));
+                    let changes = policy_changes([&old, &new], api, channel);
+                    told.extend(changes.map(|(what, _)| format!("channel {}: {what}", channel.name)));
                 }
                 told
             }
@@ -163,7 +230,7 @@ pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BT
                     })
                 };
                 let apis = new.apis.iter().filter(is_on).map(|api| (api.namespace, api.name));
-                gateway_impact(&owner, was.spec, gateway.spec, apis, settings)
+                gateway_impact(&owner, [was.spec, gateway.spec], apis, settings, None).told
             }
             None => vec!["is new".to_owned()],
         };
@@ -173,60 +240,82 @@ pub fn differences(before: &Objects, after: &Objects, settings: &Settings) -> BT
     found
 }
 
-/// What another policy in force means for those who are connected.
-fn policy_changes(old: &ChannelPolicy, new: &ChannelPolicy) -> Vec<&'static str> {
+/// What becoming the other policy in force means for those who are connected to a channel, and whether their
+/// streams are checked anew for it.
+fn policy_changes(
+    references: [&References<'_>; 2],
+    api: &Api<'_>,
+    channel: &Channel,
+) -> impl Iterator<Item = (&'static str, bool)> + use<> {
+    let [old, new] = references
+        .map(|references| merge(&references.policies, api.namespace, api.name, &channel.name).policy);
     let changed = [
         (
             old.authentication != new.authentication,
             "`authentication` changes; streams that it would not let in are closed within 5 s",
+            true,
         ),
         (
             old.cors != new.cors,
             "`cors` changes; streams from origins that it does not name are closed within 5 s",
+            true,
         ),
-        (old.limits != new.limits, "`limits` change; they hold for what comes from then on"),
+        (old.limits != new.limits, "`limits` change; they hold for what comes from then on", false),
     ];
-    changed.into_iter().filter(|(changed, _)| *changed).map(|(_, what)| what).collect()
+    changed.into_iter().filter(|(changed, ..)| *changed).map(|(_, what, is_checked)| (what, is_checked))
 }
 
+/// What becomes of those who use a channel that stays.
 fn channel(
+    impact: &mut Impact,
     api: &str,
     (old, before): (&StreamApiSpec, &Channel),
     (new, after): (&StreamApiSpec, &Channel),
-) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut tell = |what: String| found.push(format!("channel {}: {what}", before.name));
+) {
     let (old_path, new_path) = (path(api, old, before), path(api, new, after));
     if old_path != new_path {
-        tell(format!(
-            "moves from {old_path} to {new_path}; open streams stay, requests to {old_path} get 404"
-        ));
+        let what =
+            format!("moves from {old_path} to {new_path}; open streams stay, requests to {old_path} get 404");
+        impact.tell_of(before, &what);
     }
+    // Where WebSocket does not read, whoever has one only publishes.
+    let readers = if websocket(before) { BOTH } else { SSE };
     if before.subscribe.is_some() && after.subscribe.is_some() && !same_messages(old, before, new, after) {
-        tell(
-            "reads other messages; its subscribers are sent away and told a gap when they come back with a cursor"
-                .into(),
+        let open = open_now(impact.meet_of(before, readers, Fate::Closed));
+        let what = format!(
+            "reads other messages; its subscribers{open} are sent away and told a gap when they come back with a cursor"
         );
+        impact.tell_of(before, &what);
     }
-    for (name, had, has) in [
-        ("WebSocket", websocket(before), websocket(after)),
-        ("SSE", sse(before), sse(after)),
-        ("HTTP publish", http_publish(before), http_publish(after)),
-        ("WebSocket publish", websocket_publish(before), websocket_publish(after)),
+    // A WebSocket that reads stays open.
+    let publishers = if websocket(before) && websocket(after) { NONE } else { WEBSOCKET };
+    for (name, had, has, transports) in [
+        ("WebSocket", websocket(before), websocket(after), WEBSOCKET),
+        ("SSE", sse(before), sse(after), SSE),
+        ("HTTP publish", http_publish(before), http_publish(after), NONE),
+        ("WebSocket publish", websocket_publish(before), websocket_publish(after), publishers),
     ] {
-        if had && !has {
-            tell(format!("{name} is switched off; who uses it is sent away"));
+        if !had || has {
+            continue;
         }
+        let what = if transports.is_empty() {
+            "who publishes by it is refused".to_owned()
+        } else {
+            let open = open_now(impact.meet_of(before, transports, Fate::Closed));
+            format!("who uses it{open} is sent away")
+        };
+        impact.tell_of(before, &format!("{name} is switched off; {what}"));
     }
     let formats = |subscribe: &Option<Subscribe>| subscribe.as_ref().map(|it| it.formats.clone());
     if let (Some(had), Some(has)) = (formats(&before.subscribe), formats(&after.subscribe)) {
         let gone: Vec<String> =
             had.iter().filter(|format| !has.contains(format)).map(|format| format!("{format:?}")).collect();
         if !gone.is_empty() {
-            tell(format!("format {} is switched off; who reads it is sent away", gone.join(", ")));
+            let open = among(impact.meet_of(before, readers, Fate::Checked));
+            let what = format!("format {} is switched off; who reads it{open} is sent away", gone.join(", "));
+            impact.tell_of(before, &what);
         }
     }
-    found
 }
 
 /// Whether a subscriber reads on as if nothing had happened.
@@ -235,8 +324,11 @@ fn same_messages(old: &StreamApiSpec, before: &Channel, new: &StreamApiSpec, aft
         spec.servers.iter().find(|server| server.name == channel.server).map(|server| server.kind.clone())
     };
     let same_server = match (kind(old, before), kind(new, after)) {
-        (Some(ServerKind::Kafka(before)), Some(ServerKind::Kafka(after))) => before.brokers == after.brokers,
-        (before, after) => before.is_some() && before == after,
+        (Some(ServerKind::Kafka(had)), Some(ServerKind::Kafka(has))) => had.brokers == has.brokers,
+        // What is in memory is a server's own.
+        (Some(ServerKind::Memory(_)), Some(ServerKind::Memory(_))) => before.server == after.server,
+        (Some(ServerKind::Generator(_)), Some(ServerKind::Generator(_))) => true,
+        _ => false,
     };
     same_server && before.address == after.address
 }
@@ -258,117 +350,4 @@ fn websocket_publish(channel: &Channel) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn spec() -> Value {
-        json!({
-            "servers": [{"name": "events", "kafka": {"brokers": ["kafka:9092"]}}, {"name": "log", "memory": {}}],
-            "channels": [
-                {"name": "orders", "server": "events", "address": "orders.v1",
-                 "subscribe": {"transports": {"websocket": {}, "sse": {}}},
-                 "publish": {"transports": {"http": {}, "websocket": {}}}},
-                {"name": "notes", "server": "log", "address": "notes", "subscribe": {"transports": {"sse": {}}}},
-            ],
-        })
-    }
-
-    /// What setting `pointer` to `value` would do; null removes.
-    fn told(pointer: &str, value: Value) -> Vec<String> {
-        let (old, mut new) = (spec(), spec());
-        let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
-        match new.pointer_mut(parent).expect(pointer) {
-            Value::Object(map) if value.is_null() => drop(map.remove(field)),
-            Value::Object(map) => drop(map.insert(field.into(), value)),
-            Value::Array(list) => drop(list.remove(field.parse().expect("an index"))),
-            other => panic!("{pointer} is below {other}"),
-        }
-        let owner = Owner::api("a", "shop", None);
-        let read = |spec: Value| serde_json::from_value(spec).expect("a spec");
-        impact(&owner, &read(old), &read(new), &Settings::default())
-    }
-
-    #[test]
-    fn a_gateway_tells_who_loses_it() {
-        let spec = |text: &str| serde_json::from_str::<StreamGatewaySpec>(text).expect("a gateway");
-        let told = |old: &str, new: &str| {
-            let owner = Owner::gateway("infra", "edge", None);
-            let apis = [("infra", "own"), ("a", "shop"), ("b", "chat")].into_iter();
-            gateway_impact(&owner, &spec(old), &spec(new), apis, &Settings::default())
-        };
-        let (all, some) = (
-            r#"{"allowedNamespaces": {"from": "All"}}"#,
-            r#"{"allowedNamespaces": {"from": "Names", "names": ["a"]}}"#,
-        );
-        assert!(told(some, all).is_empty() && told("{}", r#"{"replicas": 5}"#).is_empty());
-        assert!(told(all, some)[0].ends_with("get 404: b/chat"), "{:?}", told(all, some));
-        assert!(told(all, "{}")[0].ends_with("get 404: a/shop, b/chat"));
-        let rolled = told("{}", r#"{"podTemplate": {"labels": {"a": "b"}}}"#);
-        assert!(rolled.len() == 1 && rolled[0].starts_with("pods are replaced"), "{rolled:?}");
-    }
-
-    #[test]
-    fn clients_outside_lose_names_and_not_what_leads_there() {
-        let told = |old: &str, new: &str| {
-            let read = |text: &str| serde_json::from_str::<StreamGatewaySpec>(text).expect("a gateway");
-            let owner = Owner::gateway("infra", "edge", None);
-            gateway_impact(&owner, &read(old), &read(new), std::iter::empty(), &Settings::default())
-        };
-        let ingress = |host: &str| {
-            format!(r#"{{"exposure": {{"ingress": {{"host": "{host}", "className": "nginx"}}}}}}"#)
-        };
-        let route =
-            r#"{"exposure": {"httpRoute": {"parentRefs": [{"name": "edge"}], "hostnames": ["a.b", "c.b"]}}}"#;
-        assert!(told("{}", route).is_empty() && told(&ingress("a.b"), route).is_empty());
-        assert_eq!(told(route, &ingress("a.b")), ["clients outside the cluster no longer find it at c.b"]);
-        assert_eq!(told(route, "{}"), ["clients outside the cluster no longer find it at a.b, c.b"]);
-    }
-
-    #[test]
-    fn what_a_change_does_is_told_and_nothing_else() {
-        for (pointer, value, expected) in [
-            ("/description", json!("new"), &[][..]),
-            ("/channels/0/subscribe/replay", json!({"messages": 5}), &[]),
-            ("/channels/1/message", json!({"contentType": "text/plain"}), &[]),
-            ("/channels/1", Value::Null, &["channel notes: is removed"]),
-            ("/channels/0/address", json!("orders.v2"), &["channel orders: reads other messages"]),
-            ("/channels/0/server", json!("log"), &["channel orders: reads other messages"]),
-            ("/channels/0/path", json!("/other"), &["moves from /shop/orders to /shop/other"]),
-            ("/basePath", json!("/s"), &["/s/orders", "/s/notes"]),
-            ("/channels/0/subscribe/transports/websocket", Value::Null, &["WebSocket is switched off"]),
-            ("/channels/0/subscribe/transports/sse", Value::Null, &["SSE is switched off"]),
-            ("/channels/0/publish/transports/http", Value::Null, &["HTTP publish is switched off"]),
-            ("/channels/0/publish", Value::Null, &["HTTP publish", "WebSocket publish"]),
-            (
-                "/servers/0/kafka",
-                json!({"brokers": ["kafka:9092"], "properties": {"fetch.min.bytes": "1000"}}),
-                &["server events: the broker is connected anew"],
-            ),
-            (
-                "/servers/0/kafka",
-                json!({"brokers": ["other:9092"]}),
-                &["channel orders: reads other messages", "server events"],
-            ),
-            ("/lifecycle", json!({"state": "Blocked"}), &["every open stream is closed"]),
-            ("/placement", json!({"deployment": {"replicas": 3}}), &[]),
-            (
-                "/placement",
-                json!({"deployment": {"podTemplate": {"labels": {"a": "b"}}}}),
-                &["pods are replaced one by one"],
-            ),
-            (
-                "/placement",
-                json!({"gateway": {"name": "edge"}}),
-                &["from the Service shop-sluice to the StreamGateway a/edge"],
-            ),
-            ("/placement", json!({"sidecar": {}}), &["to sidecars"]),
-        ] {
-            let found = told(pointer, value);
-            let fits = found.len() == expected.len()
-                && found.iter().zip(expected).all(|(found, part)| found.contains(part));
-            assert!(fits, "{pointer}: {found:#?}");
-        }
-    }
-}
+mod tests;

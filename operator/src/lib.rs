@@ -28,6 +28,7 @@ pub mod observe;
 pub mod read;
 pub mod report;
 pub mod sidecars;
+pub mod streams;
 pub mod validate;
 pub mod world;
 

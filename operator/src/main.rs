@@ -172,10 +172,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tokio::spawn(axum::serve(admin, routes(metrics.clone(), leadership.clone())).into_future());
     let settings = Arc::new(args.settings());
     let (found, world) = watch::channel(None);
-    let desk = Desk { world: world.clone(), settings: settings.clone(), metrics: metrics.clone() };
+    let observer = Observer::default();
+    let desk = Desk {
+        world: world.clone(),
+        settings: settings.clone(),
+        metrics: metrics.clone(),
+        observer: observer.clone(),
+    };
     let keeper = admit(&args, &client, &leadership, desk).await?;
     let dirty = AllDirty::default();
     let seeing = see(&args, &client, &settings, &dirty, found);
+    let observing = observe(world.clone(), observer.clone(), dirty.clone());
     let leading = async {
         candidate.acquire().await;
         tracing::info!("leading");
@@ -188,7 +195,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             world,
             settings: Settings::clone(&settings),
             writer: Writer::new(client.clone(), once, leadership.clone()),
-            observer: Observer::default(),
+            observer: observer.clone(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: metrics.clone(),
             last: Default::default(),
@@ -200,7 +207,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             care: Default::default(),
         };
         tokio::select! {
-            done = reconcile(world, context, stop.clone()) => done?,
+            () = reconcile(world, context, stop.clone()) => {}
             () = candidate.keep() => anyhow::bail!("another replica leads now; this one starts again"),
         }
         candidate.release().await;
@@ -209,6 +216,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         done = leading => done,
         error = seeing => Err(error),
+        error = observing => Err(error),
         // Whoever leads ends by itself, and gives the Lease back.
         () = async { stop.clone().await; if leadership.holds() { std::future::pending().await } } => Ok(()),
     }
@@ -266,27 +274,37 @@ async fn admit(
     }))
 }
 
+/// What is there, once it was listed.
+async fn listed(mut world: watch::Receiver<Option<Arc<World>>>) -> Arc<World> {
+    let found = world.wait_for(Option::is_some).await.expect("it is told as long as this runs");
+    found.clone().expect("it was waited for")
+}
+
+/// Asks pods, for whoever leads and for answers at apply, which every replica gives; tells why that ended.
+async fn observe(
+    world: watch::Receiver<Option<Arc<World>>>,
+    observer: Observer,
+    dirty: AllDirty,
+) -> anyhow::Error {
+    let world = listed(world).await;
+    let _ = tokio::spawn(observer.run(world, dirty)).await;
+    anyhow::anyhow!("the pods are no longer observed; the operator starts again")
+}
+
 /// Reconciles until `stop` resolves.
 async fn reconcile(
-    mut world: watch::Receiver<Option<Arc<World>>>,
+    world: watch::Receiver<Option<Arc<World>>>,
     context: impl FnOnce(Arc<World>) -> Context,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
-) -> anyhow::Result<()> {
-    let listed = async {
-        let found = world.wait_for(Option::is_some).await.expect("it is told as long as this runs");
-        found.clone().expect("it was waited for")
-    };
+) {
     let world = tokio::select! {
-        world = listed => world,
-        () = stop.clone() => return Ok(()),
+        world = listed(world) => world,
+        () = stop.clone() => return,
     };
-    world.lead();
     let context = context(world.clone());
-    let observing = tokio::spawn(context.observer.clone().run(world, context.dirty.clone()));
-    tokio::select! {
-        () = control::run(Arc::new(context), stop) => Ok(()),
-        _ = observing => anyhow::bail!("the pods are no longer observed; the operator starts again"),
-    }
+    context.observer.begin();
+    world.lead();
+    control::run(Arc::new(context), stop).await;
 }
 
 impl Args {

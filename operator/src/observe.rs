@@ -1,7 +1,8 @@
 //! Asks data planes what they serve: `/config` of every running pod.
 //!
 //! A pod is asked when it changes, quickly while it has yet to serve what was written, and now and
-//! then otherwise. Whatever is new has its StreamAPI looked at again.
+//! then otherwise. Whatever is new has its StreamAPI looked at again, but for how many streams are
+//! open: that changes all the time, and is kept for whoever wants to change something.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use sluice_crds::schema::NAME_LENGTH;
 use tokio::sync::Notify;
 
 use crate::children::{API_LABEL, GATEWAY_LABEL, sidecar};
+use crate::streams::{ByApi, Streams};
 use crate::world::{AllDirty, Name, World, name_of};
 
 /// The condition of a pod that clients are sent to.
@@ -130,11 +132,36 @@ enum Serves {
     Gateway(Name),
 }
 
+/// What a data plane answers: what is acted upon, and what is only told.
+struct Answer {
+    report: Report,
+    streams: Option<ByApi>,
+}
+
+/// What `/config` shows.
+#[derive(Deserialize)]
+struct Shown {
+    apis: Vec<ShownApi>,
+    refused: Vec<RefusedApi>,
+    /// Data planes of earlier versions tell them at `/readyz` only.
+    servers: Option<Vec<ServerView>>,
+}
+
+#[derive(Deserialize)]
+struct ShownApi {
+    #[serde(flatten)]
+    served: Served,
+    /// Data planes of earlier versions do not tell them.
+    streams: Option<Streams>,
+}
+
 /// A pod that is asked.
 struct Asked {
     serves: Serves,
     address: SocketAddr,
     view: PodView,
+    /// Its open streams, if it told them last.
+    streams: Option<ByApi>,
     next: Instant,
     pause: Duration,
 }
@@ -169,6 +196,57 @@ impl Observer {
         let mut views: Vec<_> = meant.map(|pod| pod.view.clone()).collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
+    }
+
+    /// Open streams of an API that is placed on `gateway`, or on none, as of when its pods were last asked;
+    /// `None` if one that is ready has not told them. It may just be moving, so pods of its own count in any case.
+    pub fn streams(&self, api: &Name, gateway: Option<&Name>) -> Option<Streams> {
+        let key = key_of(api);
+        let mut sum = Streams::default();
+        let is_meant = |serves: &Serves| match serves {
+            Serves::Apis(apis) => apis.contains(api),
+            Serves::Gateway(of) => Some(of) == gateway,
+        };
+        self.each_count(is_meant, |counts| {
+            if let Some(streams) = counts.get(&key) {
+                sum.add(streams);
+            }
+        })?;
+        Some(sum)
+    }
+
+    /// As [`Self::streams`], of all APIs on a gateway.
+    pub fn streams_of_gateway(&self, gateway: &Name) -> Option<ByApi> {
+        let mut sums = ByApi::new();
+        let is_meant = |serves: &Serves| matches!(serves, Serves::Gateway(of) if of == gateway);
+        self.each_count(is_meant, |counts| {
+            for (api, streams) in counts {
+                sums.entry(api.clone()).or_default().add(streams);
+            }
+        })?;
+        Some(sums)
+    }
+
+    /// Has `add` look at the counts of every pod that is meant; `None` if one that is ready has told none.
+    fn each_count(&self, is_meant: impl Fn(&Serves) -> bool, mut add: impl FnMut(&ByApi)) -> Option<()> {
+        if !self.has_listed() {
+            return None;
+        }
+        let pods = self.pods.lock();
+        for pod in pods.values().filter(|pod| is_meant(&pod.serves)) {
+            match &pod.streams {
+                Some(counts) => add(counts),
+                None if pod.view.ready => return None,
+                None => {}
+            }
+        }
+        Some(())
+    }
+
+    /// From now on what pods say is acted upon, so all are asked anew: what a replica that stood by heard is old.
+    pub fn begin(&self) {
+        self.pods.lock().values_mut().for_each(|pod| pod.view.was_asked = false);
+        self.hurry(|_| true);
     }
 
     /// Whether it is known which pods there are.
@@ -221,7 +299,7 @@ impl Observer {
             .tls_certs_only([])
             .build()
             .expect("a client without special settings can be built");
-        let mut asking = FuturesUnordered::<BoxFuture<'_, (String, Result<Report, String>)>>::new();
+        let mut asking = FuturesUnordered::<BoxFuture<'_, (String, Result<Answer, String>)>>::new();
         loop {
             let next = self.pods.lock().values().map(|pod| pod.next).min();
             let wait = next.map_or(EVERY, |next| next.saturating_duration_since(Instant::now()));
@@ -229,7 +307,7 @@ impl Observer {
                 () = tokio::time::sleep(wait), if asking.len() < AT_ONCE => {}
                 () = world.pods_changed.notified() => self.list(&world, &dirty),
                 () = self.hurry.notified() => {}
-                Some((uid, report)) = asking.next() => self.note(&uid, report, &dirty),
+                Some((uid, answer)) = asking.next() => self.note(&uid, answer, &dirty),
             }
             // A pod that does not answer holds up no other one.
             for (uid, address) in self.take_due(AT_ONCE.saturating_sub(asking.len())) {
@@ -269,7 +347,7 @@ impl Observer {
                     Serves::Apis(_) => Place::Deployment,
                 };
                 let view = PodView { name: pod.name_any(), ready, placement, was_asked: false, report };
-                Asked { serves, address, view, next: Instant::now(), pause: HURRY }
+                Asked { serves, address, view, streams: None, next: Instant::now(), pause: HURRY }
             });
             if asked.view.ready != ready {
                 (asked.next, asked.pause) = (Instant::now(), HURRY);
@@ -301,10 +379,15 @@ impl Observer {
         }
     }
 
-    fn note(&self, uid: &str, report: Result<Report, String>, dirty: &AllDirty) {
+    fn note(&self, uid: &str, answer: Result<Answer, String>, dirty: &AllDirty) {
         let mut pods = self.pods.lock();
         let every = interval(pods.len());
         let Some(pod) = pods.get_mut(uid) else { return };
+        let (report, streams) = match answer {
+            Ok(Answer { report, streams }) => (Ok(report), streams),
+            Err(reason) => (Err(reason), None),
+        };
+        pod.streams = streams;
         let is_good = match &pod.serves {
             Serves::Apis(apis) => {
                 let expected = self.expected.lock();
@@ -404,26 +487,36 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == READY && condition.status == "True")
 }
 
-async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Report, String> {
-    #[derive(Deserialize)]
-    struct Config {
-        apis: Vec<Served>,
-        refused: Vec<RefusedApi>,
-        /// Data planes of earlier versions tell them at `/readyz` only.
-        servers: Option<Vec<ServerView>>,
-    }
+async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<Answer, String> {
     #[derive(Deserialize)]
     struct Ready {
         servers: Vec<ServerView>,
     }
     let url = |path: &str| format!("http://{address}{path}");
-    let config: Config = fetch(client, &url("/config")).await?;
-    let servers = match config.servers {
+    let mut shown: Shown = fetch(client, &url("/config")).await?;
+    let servers = match shown.servers.take() {
         Some(servers) => servers,
         None => fetch::<Ready>(client, &url("/readyz")).await?.servers,
     };
-    let apis = config.apis.into_iter().map(|api| (format!("{}/{}", api.namespace, api.name), api)).collect();
-    Ok(Report { apis, refused: config.refused, servers })
+    Ok(shown.answer(servers))
+}
+
+impl Shown {
+    fn answer(self, servers: Vec<ServerView>) -> Answer {
+        let all_tell = self.apis.iter().all(|api| api.streams.is_some());
+        let (mut apis, mut counts) = (BTreeMap::new(), ByApi::new());
+        for ShownApi { served, streams } in self.apis {
+            let key = format!("{}/{}", served.namespace, served.name);
+            if let Some(streams) = streams.filter(|streams| !streams.is_empty()) {
+                counts.insert(key.clone(), streams);
+            }
+            apis.insert(key, served);
+        }
+        Answer {
+            report: Report { apis, refused: self.refused, servers },
+            streams: all_tell.then_some(counts),
+        }
+    }
 }
 
 /// JSON whatever the status, for `/readyz` says more than ready or not.
@@ -441,66 +534,4 @@ async fn fetch<T: for<'de> Deserialize<'de>>(client: &reqwest::Client, url: &str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_pods_are_asked_less_often_and_none_more() {
-        assert_eq!([0, 1, 200].map(interval), [EVERY; 3]);
-        assert_eq!(interval(1000), Duration::from_secs(50));
-    }
-
-    #[test]
-    fn what_a_pod_says_of_itself_is_bounded() {
-        let pod = |apis: &str| -> Pod {
-            serde_json::from_value(serde_json::json!({
-                "metadata": {"name": "p", "namespace": "a", "uid": "u", "labels": {sidecar::INJECTED: "true"},
-                    "annotations": {sidecar::APIS: apis}},
-                "status": {"phase": "Pending", "podIP": "10.0.0.1"},
-            }))
-            .expect("a pod")
-        };
-        let (_, apis, address) = running(&pod("stock,shop,shop")).expect("a sidecar may run before its pod");
-        let named = ["shop", "stock"].map(|api| ("a".to_owned(), api.to_owned()));
-        assert_eq!(apis, Serves::Apis(named.into()));
-        assert_eq!(address.port(), sidecar::ADMIN_PORT);
-        let many: Vec<String> = (0..1000).map(|n| format!("api-{n}")).collect();
-        let (_, apis, _) = running(&pod(&format!("{},{}", "x".repeat(1000), many.join(",")))).expect("a pod");
-        let Serves::Apis(apis) = apis else { panic!("it is no gateway") };
-        assert_eq!(apis.len(), sidecar::MOST_APIS - 1);
-    }
-
-    #[test]
-    fn of_a_gateway_only_the_apis_that_fare_otherwise_are_looked_at() {
-        let served = |name: &str, revision: &str| {
-            let served = Served {
-                namespace: "a".into(),
-                name: name.into(),
-                revision: revision.into(),
-                material: BTreeMap::new(),
-            };
-            (format!("a/{name}"), served)
-        };
-        let server = |api: &str, up| ServerView {
-            namespace: "a".into(),
-            api: api.into(),
-            server: "events".into(),
-            up,
-            reason: None,
-        };
-        let before = Report {
-            apis: ["one", "two", "gone", "down"].map(|name| served(name, "1")).into(),
-            refused: Vec::new(),
-            servers: vec![server("one", true), server("down", true)],
-        };
-        assert!(changed(&before, &before).is_empty());
-        let refused = RefusedApi { api: "a/wrong".into(), revision: "1".into(), problems: Vec::new() };
-        let now = Report {
-            apis: [served("one", "1"), served("two", "2"), served("new", "1"), served("down", "1")].into(),
-            refused: vec![refused],
-            servers: vec![server("one", true), server("down", false)],
-        };
-        let names: Vec<_> = changed(&before, &now).into_iter().map(|(_, name)| name).collect();
-        assert_eq!(names, ["down", "gone", "new", "two", "wrong"]);
-    }
-}
+mod tests;

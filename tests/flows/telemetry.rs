@@ -231,6 +231,29 @@ async fn the_admin_port_only_reads() {
     sluice.stop().await;
 }
 
+/// X09: who wants to know whom a change would meet asks one page.
+#[tokio::test]
+async fn open_streams_are_told_by_channel_and_transport() {
+    let api = Api::new("shop").memory().channel(Channel::both_ways("orders", "orders"));
+    let api = api.channel(Channel::both_ways("notes", "notes"));
+    let sluice = Sluice::start(&Documents::new().api(api)).await;
+    let told = async |what: &str, expected: Value| {
+        within(Duration::from_secs(10), what, || async {
+            (sluice.config().await["apis"][0]["streams"] == expected).then_some(())
+        })
+        .await;
+    };
+    told("there are none", json!({})).await;
+    let url = sluice.url("/shop/orders");
+    let (first, _) = WebSocket::begin(&url).await;
+    let (_second, _) = WebSocket::begin(&url).await;
+    let _stream = Sse::begin(&url).await;
+    told("three are open", json!({"orders": {"websocket": 2, "sse": 1}})).await;
+    first.close().await;
+    told("one has gone", json!({"orders": {"websocket": 1, "sse": 1}})).await;
+    sluice.stop().await;
+}
+
 /// T11: metrics, and one trace from client over broker to client, at a real collector.
 #[tokio::test]
 async fn a_collector_gets_metrics_and_a_trace_through_the_broker() {

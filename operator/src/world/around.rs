@@ -79,8 +79,9 @@ impl World {
         self.objects(namespace, apis, policies)
     }
 
-    /// What matters to `object` as it is applied: itself, and what would be around it.
-    pub fn around_applied(&self, kind: Kind, object: &DynamicObject) -> Objects {
+    /// What matters to `object`, which was `old`, as it is applied: itself, and what would be around it. To a policy
+    /// that is also what it lets go of.
+    pub fn around_applied(&self, kind: Kind, object: &DynamicObject, old: Option<&DynamicObject>) -> Objects {
         let (namespace, name) = name_of(object);
         // What is tried twice has one uid and one generation, and may say two things: it is read anew.
         let mut applied = object.clone();
@@ -98,10 +99,13 @@ impl World {
             policies.retain(|policy| Targets::of(policy).includes(&name));
             return self.objects(&namespace, vec![applied], policies);
         }
-        let targets = Targets::of(object);
+        let targets: Vec<Targets> = old.into_iter().chain([object]).map(Targets::of).collect();
         let mut apis = within(&self.apis, &namespace);
-        apis.retain(|api| targets.includes(&api.name_any()));
-        policies.retain(|other| other.name_any() != name && Targets::of(other).meets(&targets));
+        apis.retain(|api| targets.iter().any(|targets| targets.includes(&api.name_any())));
+        policies.retain(|other| {
+            let theirs = Targets::of(other);
+            other.name_any() != name && targets.iter().any(|targets| theirs.meets(targets))
+        });
         policies.push(applied);
         self.objects(&namespace, apis, policies)
     }

@@ -36,7 +36,7 @@ impl Dirty {
     }
 
     /// Somebody is about to look.
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.0.0.lock().get_or_insert_default();
     }
 

@@ -141,8 +141,25 @@ impl Desk {
         }
     }
 
+    /// Starts another replica, which does not lead, and has the API server ask that one.
+    pub async fn standby(&self) -> Operator {
+        let standby = Operator::launch(&self.bed, self.setup("operator-1", process::port())).await;
+        assert!(!standby.is_leading().await);
+        let address = standby.argument("--webhook");
+        let patch = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": format!("https://{address}/validate")}]);
+        let arguments = ["patch", "validatingwebhookconfiguration", &self.configuration, "--type=json", "-p"];
+        self.bed.plane.run("kubectl", &[&arguments[..], &[&patch.to_string()]].concat(), "");
+        eventually("the other one is asked", || async {
+            let _ = self.tried(&mistaken("probe")).await;
+            standby.metric("admissions_total", &[("outcome", "denied")]).await.filter(|count| *count > 0.0)
+        })
+        .await;
+        assert!(!standby.is_leading().await);
+        standby
+    }
+
     /// What `kubectl apply` says to a person, on both channels.
-    fn said(&self, document: &Value) -> String {
+    pub fn said(&self, document: &Value) -> String {
         let arguments = ["apply", "--server-side", "--dry-run=server", "-n", &self.bed.namespace, "-f", "-"];
         let done = self.bed.plane.tool("kubectl", &arguments, &document.to_string());
         format!("{}{}", String::from_utf8_lossy(&done.stderr), String::from_utf8_lossy(&done.stdout))
@@ -347,18 +364,7 @@ async fn a_secret_that_somebody_else_made_is_not_taken_over() {
 async fn a_replica_that_does_not_lead_answers_too() {
     let desk = Desk::new("standby").await;
     let mut leader = desk.operator().await;
-    let standby = Operator::launch(&desk.bed, desk.setup("operator-1", process::port())).await;
-    assert!(!standby.is_leading().await);
-    let address = standby.argument("--webhook");
-    let patch = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": format!("https://{address}/validate")}]);
-    let arguments = ["patch", "validatingwebhookconfiguration", &desk.configuration, "--type=json", "-p"];
-    desk.bed.plane.run("kubectl", &[&arguments[..], &[&patch.to_string()]].concat(), "");
-    eventually("the other one is asked", || async {
-        let _ = desk.tried(&mistaken("probe")).await;
-        standby.metric("admissions_total", &[("outcome", "denied")]).await.filter(|count| *count > 0.0)
-    })
-    .await;
-    assert!(!standby.is_leading().await);
+    let standby = desk.standby().await;
     leader.stop().await;
     standby.leads().await;
     desk.is_asked().await;

@@ -20,6 +20,7 @@ mod neighbours;
 mod operator;
 mod pod;
 mod policies;
+mod preview;
 mod rbac;
 mod rest;
 mod restored;

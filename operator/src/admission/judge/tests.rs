@@ -30,8 +30,18 @@ fn target(channel: Option<&str>) -> Value {
     target
 }
 
-/// Judges `new`, which was `old`, among `others`.
+/// Judges `new`, which was `old`, among `others`; how many streams are open nobody knows.
 fn judged(new: &Value, old: Option<&Value>, others: &[Value]) -> Judgement {
+    tried(new, old, others, (false, None))
+}
+
+/// As [`judged`], in a dry run or not, while streams are open.
+fn tried(
+    new: &Value,
+    old: Option<&Value>,
+    others: &[Value],
+    (is_dry_run, streams): (bool, Option<&ByApi>),
+) -> Judgement {
     let mut objects = Objects::default();
     for document in others.iter().chain([new]) {
         match read(document.clone(), "a") {
@@ -48,7 +58,8 @@ fn judged(new: &Value, old: Option<&Value>, others: &[Value]) -> Judgement {
     let kind = Kind::of(new["kind"].as_str().expect("a kind")).expect("a kind");
     let name = ("a".to_owned(), new["metadata"]["name"].as_str().expect("a name").to_owned());
     let old = old.map(dynamic);
-    judge(&Applied { kind, name: &name, old: old.as_ref() }, &objects, &Settings::default())
+    let applied = Applied { kind, name: &name, old: old.as_ref(), is_dry_run, streams };
+    judge(&applied, &objects, &Settings::default())
 }
 
 fn paths(judgement: &Judgement) -> Vec<&str> {
@@ -194,4 +205,89 @@ fn an_exposure_that_the_chart_does_not_allow_is_warned_of() {
         assert!(warning.starts_with(at) && warning.contains("switched off by the chart's"), "{warning}");
         assert!(!warning.ends_with('…'), "it is not cut off: {warning}");
     }
+}
+
+/// X09
+#[test]
+fn numbers_are_told_and_a_dry_run_tells_that_nobody_loses_anything() {
+    let streams = serde_json::from_value(json!({"orders": {"sse": 3}, "notes": {"sse": 1}}));
+    let known = ByApi::from([("a/shop".to_owned(), streams.expect("counts"))]);
+    let told = |new: &Value, old: Option<&Value>, is_dry_run: bool| {
+        tried(new, old, &[api("shop")], (is_dry_run, Some(&known))).warnings
+    };
+    let of_api = |new: &Value, is_dry_run: bool| {
+        tried(new, Some(&api("shop")), &[], (is_dry_run, Some(&known))).warnings
+    };
+    let mut fewer = api("shop");
+    fewer["spec"]["channels"].as_array_mut().expect("a list").remove(1);
+    let removed = "channel notes: is removed; its clients (1 SSE open now) are sent away and get 404";
+    assert_eq!(of_api(&fewer, false), [removed, "in all: 1 stream closed"]);
+    let mut described = api("shop");
+    described["spec"]["description"] = json!("new");
+    let sure = "no open stream is closed (4 SSE open now)";
+    assert_eq!(of_api(&described, true), [sure]);
+    let quiet: [&str; 0] = [];
+    assert_eq!(of_api(&described, false), quiet);
+    assert_eq!(of_api(&api("shop"), true), quiet, "nothing changes");
+    // Policies: a new one, another one, one that lets go of what it held, and one that ends no stream.
+    let keys = policy("p", target(None), json!({"authentication": {"none": {}}}));
+    let narrow = policy("p", target(Some("orders")), json!({"authentication": {"none": {}}}));
+    let limits = policy("p", target(Some("orders")), json!({"limits": {"connections": 5}}));
+    let [orders, notes] = [("orders", 3), ("notes", 1)].map(|(channel, open)| {
+        format!(
+            "StreamAPI shop: channel {channel}: `authentication` changes; streams that it would not let in are \
+             closed within 5 s (of {open} SSE open now)"
+        )
+    });
+    let in_all = |checked: u32| format!("in all: 0 streams closed, {checked} checked anew");
+    assert_eq!(told(&keys, None, false), [orders.clone(), notes.clone(), in_all(4)]);
+    assert_eq!(told(&narrow, Some(&keys), false), [notes, in_all(1)]);
+    assert_eq!(told(&limits, Some(&narrow), false), [orders, in_all(3)]);
+    assert_eq!(told(&limits, None, true), [sure]);
+    assert_eq!(told(&limits, None, false), quiet);
+    assert_eq!(told(&keys, Some(&keys), true), quiet);
+}
+
+/// A policy that names a channel which is not there closes them all, and so does one whose Secret is missing.
+#[test]
+fn channels_that_a_policy_closes_lose_their_streams() {
+    let streams = serde_json::from_value(json!({"orders": {"sse": 3}, "notes": {"sse": 1}}));
+    let known = ByApi::from([("a/shop".to_owned(), streams.expect("counts"))]);
+    let limits = policy("limits", target(Some("notes")), json!({"limits": {"connections": 5}}));
+    let mut fewer = api("shop");
+    fewer["spec"]["channels"].as_array_mut().expect("a list").remove(1);
+    let found = tried(&fewer, Some(&api("shop")), &[limits], (false, Some(&known))).warnings;
+    let [policy_told, removed, closed, sum] = &found[..] else { panic!("{found:?}") };
+    assert!(policy_told.starts_with("StreamPolicy limits: "), "{policy_told}");
+    assert!(removed.starts_with("channel notes: is removed"), "{removed}");
+    assert!(
+        closed.starts_with("channel orders: is closed and its streams (3 SSE open now) end: "),
+        "{closed}"
+    );
+    assert_eq!(sum, "in all: 4 streams closed");
+    let keys = json!({"authentication": {"apiKeys": {"secretRef": {"name": "keys"}}}});
+    let keys = policy("keys", target(Some("orders")), keys);
+    let found = tried(&keys, None, &[api("shop")], (false, Some(&known))).warnings;
+    let [secret, changed, closed, sum] = &found[..] else { panic!("{found:?}") };
+    assert!(secret.contains("Secret `keys`") && changed.contains("`authentication` changes"), "{found:?}");
+    assert!(closed.starts_with("StreamAPI shop: channel orders: is closed and its streams"), "{closed}");
+    assert_eq!(sum, "in all: 3 streams closed");
+}
+
+/// X09
+#[test]
+fn the_sum_is_told_however_much_there_is_to_tell() {
+    let mut many = api("shop");
+    let channels = (0..40).map(|n| {
+        json!({"name": format!("c{n}"), "server": "log", "address": format!("a{n}"),
+        "subscribe": {"transports": {"sse": {}}}})
+    });
+    many["spec"]["channels"] = channels.collect();
+    let counts: Value =
+        (0..40).map(|n| (format!("c{n}"), json!({"sse": 1}))).collect::<serde_json::Map<_, _>>().into();
+    let known = ByApi::from([("a/shop".to_owned(), serde_json::from_value(counts).expect("counts"))]);
+    let mut one = many.clone();
+    one["spec"]["channels"].as_array_mut().expect("a list").truncate(1);
+    let found = tried(&one, Some(&many), &[], (false, Some(&known)));
+    assert_eq!(found.warnings[MAX_WARNINGS..], ["and 27 more", "in all: 39 streams closed"]);
 }
