@@ -11,7 +11,10 @@ use crate::{Failure, files, print};
 
 /// Flags of `sluice check`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  sluice check -f apis/ -f secrets.yaml")]
+#[command(after_help = "\
+Examples:
+  sluice check -f apis/ -f secrets.yaml
+  kubectl kustomize overlays/staging | sluice check -f - secrets.yaml")]
 pub struct Args {
     /// What to check
     #[command(flatten)]
@@ -21,7 +24,7 @@ pub struct Args {
 /// The files that a command reads once.
 #[derive(clap::Args)]
 pub struct Input {
-    /// Files or directories (*.yaml, *.yml, *.json) of StreamAPIs, StreamPolicies and Secrets
+    /// Files or directories (*.yaml, *.yml, *.json) of StreamAPIs, StreamPolicies and Secrets; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
     pub files: Vec<PathBuf>,
     /// Namespace of objects that name none
@@ -57,14 +60,21 @@ impl Input {
         let mut all = Vec::new();
         let mut order = Vec::new();
         for source in &self.files {
-            match files::list(source) {
+            let listed =
+                if files::is_standard_input(source) { Ok(vec![source.clone()]) } else { files::list(source) };
+            match listed {
                 Ok(files) => order.extend(files),
                 Err(error) => reports.push(Report::of_file(source, 0, error.to_string())),
             }
         }
         for file in &order {
             let name = file.display().to_string();
-            match files::read(file) {
+            let read = if files::is_standard_input(file) {
+                files::read_to_end(std::io::stdin().lock())
+            } else {
+                files::read(file)
+            };
+            match read {
                 Err(error) => reports.push(Report::of_file(file, 0, error.to_string())),
                 Ok(text) => match documents::parse(&name, &text, &self.namespace) {
                     Err(error) => reports.push(Report::of_file(file, error.line, error.message)),

@@ -21,6 +21,7 @@ use crate::{Failure, print};
 Examples:
   sluice diff -f apis/                    what would change in the cluster of the current context
   sluice diff -f apis/ --from deployed/   what would change from other files, with no cluster
+  kubectl kustomize overlays/production | sluice diff -f -
 
 What is only in the cluster is left alone, as kubectl apply does.")]
 pub struct Args {

@@ -86,6 +86,25 @@ pub fn read(path: &Path) -> Result<String, Unreadable> {
     if bytes.len() as u64 != size || file.metadata()?.len() != size {
         return Err(Unreadable::Changing);
     }
+    text_of(bytes)
+}
+
+/// Whether `source` stands for standard input, as `-` does.
+pub fn is_standard_input(source: &Path) -> bool {
+    source.as_os_str() == "-"
+}
+
+/// Reads what has a beginning and an end and no name, whole or not at all.
+pub fn read_to_end(from: impl std::io::Read) -> Result<String, Unreadable> {
+    let mut bytes = Vec::new();
+    from.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(Unreadable::TooLarge(bytes.len() as u64));
+    }
+    text_of(bytes)
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, Unreadable> {
     let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
     if text.trim().is_empty() { Err(Unreadable::Empty) } else { Ok(text) }
 }
@@ -133,5 +152,14 @@ mod tests {
         let large = File::create(&path).expect("created");
         large.set_len(MAX_BYTES as u64 + 1).expect("grown");
         assert_eq!(read(&path), Err(Unreadable::TooLarge(MAX_BYTES as u64 + 1)));
+    }
+
+    #[test]
+    fn standard_input_is_read_to_its_end_and_no_further_than_a_file() {
+        assert!(is_standard_input(Path::new("-")) && !is_standard_input(Path::new("./-")));
+        assert_eq!(read_to_end(&b"a: 1\n"[..]), Ok("a: 1\n".to_owned()));
+        assert_eq!(read_to_end(&b" \n"[..]), Err(Unreadable::Empty));
+        assert_eq!(read_to_end(&b"\xff"[..]), Err(Unreadable::NotText));
+        assert_eq!(read_to_end(std::io::repeat(b'a')), Err(Unreadable::TooLarge(MAX_BYTES as u64 + 1)));
     }
 }

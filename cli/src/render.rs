@@ -50,6 +50,7 @@ pub fn render(args: Args) -> Result<(), Failure> {
         injection: true,
         ingresses: true,
         http_routes: true,
+        expose_services: false,
     };
     let (text, problems) = objects(&found.objects, &settings);
     print(&text)?;

@@ -56,6 +56,8 @@ pub struct Settings {
     pub ingresses: bool,
     /// Whether an `exposure.httpRoute` gets its HTTPRoute.
     pub http_routes: bool,
+    /// Whether StreamAPIs are made from the Services of brokers that ask for it.
+    pub expose_services: bool,
 }
 
 impl Settings {
@@ -73,7 +75,7 @@ impl Settings {
 /// What children belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
-    /// StreamAPI or StreamGateway.
+    /// StreamAPI, StreamGateway or Service.
     pub kind: Kind,
     /// Its namespace.
     pub namespace: &'a str,
@@ -94,6 +96,11 @@ impl<'a> Owner<'a> {
         Self { kind: Kind::StreamGateway, namespace, name, uid }
     }
 
+    /// A Service of a broker.
+    pub const fn service(namespace: &'a str, name: &'a str, uid: Option<&'a str>) -> Self {
+        Self { kind: Kind::Service, namespace, name, uid }
+    }
+
     /// What its children are called.
     pub fn child_name(&self) -> String {
         match self.kind {
@@ -112,6 +119,15 @@ pub struct Child {
     pub name: String,
     /// The whole object as it is applied.
     pub body: Value,
+}
+
+impl Child {
+    /// `body` with the digest of the whole.
+    pub(crate) fn sealed(kind: ChildKind, name: String, mut body: Value) -> Self {
+        let digest = hex(&Sha256::digest(body.to_string())[..8]);
+        body["metadata"][ANNOTATIONS][APPLIED] = digest.into();
+        Self { kind, name, body }
+    }
 }
 
 /// Name of the children of `api`.
@@ -239,9 +255,7 @@ fn named(owner: &Owner<'_>, kind: ChildKind, name: String, content: Value) -> Ch
         }
         body.as_object_mut().expect("it was built as one").extend(content);
     }
-    let digest = hex(&Sha256::digest(body.to_string())[..8]);
-    body["metadata"][ANNOTATIONS][APPLIED] = digest.into();
-    Child { kind, name, body }
+    Child::sealed(kind, name, body)
 }
 
 /// Labels of every child and of the pods.

@@ -5,9 +5,10 @@
 //! same build: otherwise a field that is no longer built would stay.
 
 use serde_json::Value;
+use sluice_config::StreamApiSpec;
 use sluice_config::placement::Quantity;
 
-use crate::children::APPLIED;
+use crate::children::{APPLIED, ChildKind};
 
 /// Maps that are the operator's alone: what others add there is taken away.
 const OWN_MAPS: [&str; 7] =
@@ -34,7 +35,21 @@ pub fn difference(desired: &Value, live: &Value) -> Difference {
     if digest(desired) != digest(live) {
         return Difference::Fields;
     }
-    compare(desired, live, ROOT, false)
+    match compare(desired, live, ROOT, false) {
+        Difference::None if is_api(desired) && says_more(desired, live) => Difference::Entries,
+        difference => difference,
+    }
+}
+
+/// Whether it is a StreamAPI that is built. All that it says is the operator's.
+fn is_api(desired: &Value) -> bool {
+    desired["kind"] == ChildKind::StreamApi.names().2
+}
+
+/// Whether a StreamAPI says anything besides what was built and the defaults: who adds to one changes what is served.
+fn says_more(desired: &Value, live: &Value) -> bool {
+    let said = |object: &Value| serde_json::from_value::<StreamApiSpec>(object["spec"].clone()).ok();
+    said(desired) != said(live)
 }
 
 /// How `found`, at the field `name`, differs from `part`. Lists are compared as wholes, for order and
@@ -72,18 +87,23 @@ fn compare(part: &Value, found: &Value, name: &str, amounts: bool) -> Difference
 /// maps of ours.
 pub fn replacement(desired: &Value, live: &Value) -> Value {
     let mut patch = desired.clone();
-    take_away(&mut patch, live, "");
+    take_away(&mut patch, live, ROOT, false);
+    if is_api(desired) {
+        // Defaults go, too, and are set again.
+        take_away(&mut patch["spec"], &live["spec"], "spec", true);
+    }
     patch
 }
 
-fn take_away(patch: &mut Value, live: &Value, name: &str) {
+/// `all`: every map is the operator's.
+fn take_away(patch: &mut Value, live: &Value, name: &str, all: bool) {
     let (Value::Object(patch), Value::Object(live)) = (patch, live) else { return };
     for (key, value) in patch.iter_mut() {
         if let Some(live) = live.get(key) {
-            take_away(value, live, key);
+            take_away(value, live, key, all);
         }
     }
-    if OWN_MAPS.contains(&name) {
+    if all || OWN_MAPS.contains(&name) {
         for key in live.keys() {
             patch.entry(key.clone()).or_insert(Value::Null);
         }
@@ -200,5 +220,43 @@ mod tests {
         let mut live = desired.clone();
         live["metadata"]["labels"]["team"] = json!("others");
         assert_eq!(difference(&desired, &live), Difference::None);
+    }
+
+    #[test]
+    fn what_others_add_to_a_streamapi_is_taken_away_and_defaults_are_not_noticed() {
+        let spec = json!({
+            "servers": [{"name": "broker", "kafka": {"brokers": ["kafka:9092"]}}],
+            "channels": [{"name": "orders", "server": "broker", "address": "orders",
+                "subscribe": {"transports": {"sse": {}}}}],
+        });
+        let mut desired = object(&spec, "a");
+        desired["kind"] = json!("StreamAPI");
+        let mut stored = desired.clone();
+        // As an API server stores it.
+        stored["spec"]["lifecycle"] = json!({"state": "Published"});
+        stored["spec"]["channels"][0]["message"] = json!({});
+        stored["spec"]["channels"][0]["subscribe"]["transports"]["sse"]["heartbeatInterval"] = json!("15s");
+        assert_eq!(difference(&desired, &stored), Difference::None);
+        for (path, field, value) in [
+            ("/spec/channels/0", "publish", json!({"transports": {"http": {}}})),
+            ("/spec/servers/0/kafka", "tls", json!({})),
+            ("/spec/lifecycle", "state", json!("Blocked")),
+            ("/spec", "basePath", json!("/other")),
+            ("/spec", "placement", json!({"deployment": {"replicas": 3}})),
+        ] {
+            let mut live = stored.clone();
+            live.pointer_mut(path).expect("a field")[field] = value;
+            assert_eq!(difference(&desired, &live), Difference::Entries, "{path} {field}");
+            let patch = replacement(&desired, &live);
+            assert_eq!(
+                [&patch["spec"]["servers"], &patch["spec"]["channels"]],
+                [&spec["servers"], &spec["channels"]]
+            );
+            let taken = |field: &str| patch["spec"].get(field).is_none_or(Value::is_null);
+            assert!(["basePath", "placement", "lifecycle"].iter().all(|field| taken(field)), "{patch}");
+        }
+        let mut live = stored.clone();
+        live["spec"]["channels"][0]["address"] = json!("payments");
+        assert_eq!(difference(&desired, &live), Difference::Entries);
     }
 }

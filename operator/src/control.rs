@@ -1,17 +1,18 @@
 //! Reconciles: looks at an object, decides with the pure steps, writes the difference.
 //!
-//! One controller for StreamAPIs, one for StreamGateways, one for StreamPolicies. All only ever write
-//! through [`Writer`], and nothing if nothing differs.
+//! One controller for StreamAPIs, one for StreamGateways, one for StreamPolicies, and where that is switched on one
+//! for Services that StreamAPIs are made of. All only ever write through [`Writer`], and nothing if nothing differs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use kube::runtime::controller::{Action, Config as ControllerConfig, Error};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
@@ -35,6 +36,7 @@ use crate::world::{
 use crate::{problems_of, render};
 
 mod api;
+mod expose;
 mod exposure;
 mod gateway;
 
@@ -62,6 +64,8 @@ pub struct Context {
     pub observer: Observer,
     /// How to tell people.
     pub recorder: Recorder,
+    /// Who tells them.
+    pub reporter: Reporter,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What was last rendered of each API, with its uid.
@@ -78,13 +82,15 @@ pub struct Context {
     pub unavailable: Mutex<HashMap<Name, Instant>>,
     /// Looks after pods with sidecars.
     pub care: Care,
+    /// What was last told to be wrong with each Service.
+    pub told: Mutex<HashMap<Name, String>>,
 }
 
 /// Runs all controllers until `stop` resolves and what is under way is done.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Clone + Send + Sync + 'static) {
     let forgetful = context.clone();
     let world = context.world.clone();
-    let AllDirty { apis, gateways, policies } = &context.dirty.clone();
+    let AllDirty { apis, gateways, policies, services } = &context.dirty.clone();
     let apis = controller(world.apis.clone(), apis, api_resource(), stop.clone()).run(
         |api, context| reconcile(Kind::StreamApi, api, context),
         |api, error, context| retry(Kind::StreamApi, &api, error, &context),
@@ -95,11 +101,18 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Clone +
         |gateway, error, context| retry(Kind::StreamGateway, &gateway, error, &context),
         context.clone(),
     );
-    let policies = controller(world.policies.clone(), policies, policy_resource(), stop).run(
+    let policies = controller(world.policies.clone(), policies, policy_resource(), stop.clone()).run(
         |policy, context| reconcile(Kind::StreamPolicy, policy, context),
         |policy, error, context| retry(Kind::StreamPolicy, &policy, error, &context),
-        context,
+        context.clone(),
     );
+    let services = world.services.clone().map(|store| {
+        controller(store, services, ChildKind::Service.resource(), stop).run(
+            expose::reconcile,
+            |service, error, context| retry(Kind::Service, &service, error, &context),
+            context,
+        )
+    });
     // What failed was told and is tried again.
     let done = async |kind, done: Result<_, Error<ApplyError, watcher::Error>>| {
         if let Err(Error::ObjectNotFound(gone)) = done {
@@ -110,6 +123,7 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Clone +
         apis.for_each(|result| done(Kind::StreamApi, result)),
         gateways.for_each(|result| done(Kind::StreamGateway, result)),
         policies.for_each(|result| done(Kind::StreamPolicy, result)),
+        futures::stream::iter(services).flatten().for_each(|result| done(Kind::Service, result)),
     );
 }
 
@@ -267,6 +281,9 @@ impl Context {
             self.hosts.lock().remove(name);
             self.observer.forget_gateway(name);
         }
+        if kind == Kind::Service {
+            self.told.lock().remove(name);
+        }
         if kind != Kind::StreamApi {
             return;
         }
@@ -350,16 +367,20 @@ impl Context {
                 action: condition.type_.clone(),
                 secondary: None,
             };
-            let about = object.object_ref(resource);
-            let published = self.recorder.publish(&event, &about);
-            match tokio::time::timeout(crate::apply::PATIENCE, published).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) if is_ending(&error) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "an Event could not be written"),
-                Err(_) => tracing::warn!("an Event could not be written in time"),
-            }
+            publish(&self.recorder, &event, &object.object_ref(resource)).await;
         }
         Ok(())
+    }
+}
+
+/// Writes an Event; that it could not be written is told, and no more.
+async fn publish(recorder: &Recorder, event: &Event, about: &ObjectReference) {
+    let published = recorder.publish(event, about);
+    match tokio::time::timeout(crate::apply::PATIENCE, published).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if is_ending(&error) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "an Event could not be written"),
+        Err(_) => tracing::warn!("an Event could not be written in time"),
     }
 }
 

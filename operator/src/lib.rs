@@ -7,7 +7,7 @@
 //! In a cluster they go on: [`children`] (what an API or a [`gateway`] of many consists of) → [`compare`] (what of it
 //! differs) → [`apply`] (writes) → [`report`] (conditions). [`world`] and [`observe`] see, [`control`]
 //! puts the steps together, [`lease`] decides who may write. [`admission`] takes the pure steps before an
-//! object is stored, and [`impact`] tells what a change would do.
+//! object is stored, and [`impact`] tells what a change would do. [`expose`] makes StreamAPIs of annotated Services.
 
 use sluice_config::{Config, Material, Problem};
 
@@ -18,6 +18,7 @@ pub mod children;
 pub mod compare;
 pub mod control;
 pub mod dereference;
+pub mod expose;
 pub mod gateway;
 pub mod impact;
 pub mod lease;

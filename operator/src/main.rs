@@ -60,6 +60,10 @@ struct Args {
     #[arg(long, env = "SLUICE_HTTP_ROUTES", default_value_t = false, num_args = 0..=1,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     http_routes: bool,
+    /// Makes a StreamAPI of every Service with the label `sluice.dev/expose: "true"`
+    #[arg(long, env = "SLUICE_EXPOSE_SERVICES", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    expose_services: bool,
     /// Where health and metrics are
     #[arg(long, env = "SLUICE_ADMIN", default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
@@ -196,7 +200,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
             settings: Settings::clone(&settings),
             writer: Writer::new(client.clone(), once, leadership.clone()),
             observer: observer.clone(),
-            recorder: Recorder::new(client.clone(), reporter),
+            recorder: Recorder::new(client.clone(), reporter.clone()),
+            reporter,
             metrics: metrics.clone(),
             last: Default::default(),
             hosts: Default::default(),
@@ -205,6 +210,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             failures: Default::default(),
             unavailable: Default::default(),
             care: Default::default(),
+            told: Default::default(),
         };
         tokio::select! {
             () = reconcile(world, context, stop.clone()) => {}
@@ -319,6 +325,7 @@ impl Args {
             injection: self.webhook.sidecars && self.webhook.address.is_some(),
             ingresses: self.ingresses,
             http_routes: self.http_routes,
+            expose_services: self.expose_services,
         }
     }
 }

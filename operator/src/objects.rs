@@ -64,12 +64,14 @@ pub enum Kind {
     Secret,
     /// A ConfigMap; nothing refers to one yet.
     ConfigMap,
+    /// A Service of a broker, which a StreamAPI is made from. No document is read as one.
+    Service,
     /// Anything else.
     Other,
 }
 
 impl Kind {
-    /// The kind of that name.
+    /// The kind of that name, of those that are read.
     pub fn of(name: &str) -> Option<Self> {
         [Self::StreamApi, Self::StreamGateway, Self::StreamPolicy, Self::Secret, Self::ConfigMap]
             .into_iter()
@@ -84,6 +86,7 @@ impl Kind {
             Self::StreamPolicy => "StreamPolicy",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
+            Self::Service => "Service",
             Self::Other => "object",
         }
     }

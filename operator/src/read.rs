@@ -40,7 +40,7 @@ pub fn read(mut document: Value, namespace: &str) -> Result<Object, Box<Unread>>
         Kind::StreamPolicy => &shape::STREAM_POLICY,
         Kind::Secret => &shape::SECRET,
         Kind::ConfigMap => &shape::CONFIG_MAP,
-        Kind::Other => unreachable!("refused by its header"),
+        Kind::Service | Kind::Other => unreachable!("refused by its header"),
     };
     let mut problems = shape.check(&document);
     if let Some(metadata) = document["metadata"].as_object_mut() {
@@ -51,7 +51,7 @@ pub fn read(mut document: Value, namespace: &str) -> Result<Object, Box<Unread>>
         Kind::StreamGateway => typed(&document, &mut problems, check_gateway).map(Object::Gateway),
         Kind::StreamPolicy => typed(&document, &mut problems, check_policy).map(Object::Policy),
         Kind::Secret => secret(&document, &mut problems).map(|secret| Object::Secret(Box::new(secret))),
-        Kind::ConfigMap | Kind::Other => Some(Object::Unused(kind)),
+        Kind::ConfigMap | Kind::Service | Kind::Other => Some(Object::Unused(kind)),
     };
     match object {
         Some(object) if problems.is_empty() => Ok(object),
@@ -113,7 +113,7 @@ fn check_header(document: &Value, kind: Kind) -> Vec<Problem> {
     let expected = match kind {
         Kind::StreamApi | Kind::StreamGateway | Kind::StreamPolicy => format!("{GROUP}/{VERSION}"),
         Kind::Secret | Kind::ConfigMap => "v1".to_owned(),
-        Kind::Other => return problems,
+        Kind::Service | Kind::Other => return problems,
     };
     match document["apiVersion"].as_str() {
         Some(version) if version == expected => {}

@@ -25,6 +25,7 @@ use crate::children::sidecar::{self, Guest};
 use crate::children::{API_LABEL, ChildKind, MANAGED_BY, Settings, resource};
 
 mod around;
+mod exposed;
 mod touched;
 mod watches;
 mod watching;
@@ -83,6 +84,8 @@ pub struct AllDirty {
     pub gateways: Dirty,
     /// StreamPolicies.
     pub policies: Dirty,
+    /// Services that StreamAPIs are made of.
+    pub services: Dirty,
 }
 
 /// Everything that is watched.
@@ -99,6 +102,8 @@ pub struct World {
     pub pods: Store<Pod>,
     /// Pods of others that have one as a sidecar.
     pub sidecars: Store<Pod>,
+    /// The Services that are labelled to be exposed, where that is switched on.
+    pub services: Option<Store<DynamicObject>>,
     children: BTreeMap<ChildKind, Store<DynamicObject>>,
     absent: Absent,
     /// What StreamAPIs say, by uid and with the generation that said it.
@@ -129,6 +134,8 @@ impl World {
             policy_writer.as_reader(),
             pods_changed.clone(),
         );
+        let service_writer = settings.expose_services.then(|| Writer::new(ChildKind::Service.resource()));
+        let touched = touched.with_services(service_writer.as_ref().map(Writer::as_reader));
         let touched = Arc::new(touched);
         let mut watches = Watches::new(client, namespace, touched.clone());
         let all = watcher::Config::default().page_size(PAGE);
@@ -141,6 +148,7 @@ impl World {
         let pods = watches.typed(managed.clone(), strip, Touched::pod);
         let injected = all.labels(&format!("{}=true", sidecar::INJECTED));
         let sidecars = watches.typed(injected, strip, Touched::pod);
+        let services = service_writer.map(|writer| watches.services(writer));
         let mut children = BTreeMap::new();
         for kind in ChildKind::ALL.into_iter().filter(|kind| settings.allows(*kind)) {
             children.insert(kind, watches.children(kind, managed.clone()).await);
@@ -156,6 +164,7 @@ impl World {
             secrets,
             pods,
             sidecars,
+            services,
             read,
             touched,
             pods_changed,
@@ -177,6 +186,9 @@ impl World {
         self.secrets.wait_until_ready().await.expect(complete);
         self.pods.wait_until_ready().await.expect(complete);
         self.sidecars.wait_until_ready().await.expect(complete);
+        if let Some(services) = &self.services {
+            services.wait_until_ready().await.expect(complete);
+        }
         for (_, store) in self.children.iter().filter(|(kind, _)| !self.lacks(**kind)) {
             store.wait_until_ready().await.expect(complete);
         }

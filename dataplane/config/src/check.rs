@@ -248,9 +248,8 @@ fn check_address(at: &str, server: &ServerKind, channel: &Channel, problems: &mu
         ));
         return;
     }
-    let bad_topic = address == "." || address == ".." || !address.bytes().all(is_topic_byte);
     match server {
-        ServerKind::Kafka(_) if bad_topic => problems.push(Problem::new(
+        ServerKind::Kafka(_) if !is_topic(address) => problems.push(Problem::new(
             format!("{at}.address"),
             format!("`{}` is not a Kafka topic; use a-z, A-Z, 0-9, '.', '_' and '-'", clip(address)),
         )),
@@ -266,8 +265,10 @@ fn check_address(at: &str, server: &ServerKind, channel: &Channel, problems: &mu
     }
 }
 
-const fn is_topic_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+/// Whether Kafka takes these characters for the name of a topic.
+pub fn is_topic(name: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    name != "." && name != ".." && name.bytes().all(is_good)
 }
 
 fn check_span(at: impl FnOnce() -> String, span: Span, min: u64, max: u64, problems: &mut Vec<Problem>) {

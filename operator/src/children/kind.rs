@@ -1,6 +1,7 @@
 //! What children there are, and what the API server calls them.
 
 use kube::core::ApiResource;
+use sluice_crds::{GROUP, VERSION};
 
 /// Group of the Gateway API.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -33,10 +34,12 @@ pub enum ChildKind {
     Ingress,
     /// The same by the Gateway API, which a cluster may lack.
     HttpRoute,
+    /// What is made from the Service of a broker; no data plane consists of it.
+    StreamApi,
 }
 
 impl ChildKind {
-    /// All of them, in order.
+    /// All that a data plane consists of, in order.
     pub const ALL: [Self; 12] = [
         Self::Secret,
         Self::ConfigMap,
@@ -69,6 +72,7 @@ impl ChildKind {
             }
             Self::Ingress => ("networking.k8s.io", "v1", "Ingress", "ingresses"),
             Self::HttpRoute => (GATEWAY_GROUP, "v1", "HTTPRoute", "httproutes"),
+            Self::StreamApi => (GROUP, VERSION, "StreamAPI", "streamapis"),
         }
     }
 

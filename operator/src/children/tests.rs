@@ -23,6 +23,7 @@ pub(super) fn settings() -> Settings {
         injection: true,
         ingresses: true,
         http_routes: true,
+        expose_services: true,
     }
 }
 

@@ -28,6 +28,9 @@ impl Context {
             self.forget(Kind::StreamApi, name);
             return Ok(Action::await_change());
         }
+        if self.take_back(name, api).await? {
+            return Ok(Action::await_change());
+        }
         let (namespace, api_name) = name;
         let key = format!("{namespace}/{api_name}");
         let owner = Owner::api(namespace, api_name, api.metadata.uid.as_deref());

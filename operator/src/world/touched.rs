@@ -18,6 +18,8 @@ use super::watches::unpacked;
 use super::{AllDirty, Name, api_resource, gateway_of, gateway_resource, name_of, within};
 use crate::children::{API_LABEL, GATEWAY_LABEL};
 
+mod exposed;
+
 /// Kind of a gateway, as owner references have it.
 const GATEWAY: &str = "StreamGateway";
 
@@ -62,6 +64,8 @@ pub struct Touched {
     all_apis: Store<DynamicObject>,
     all_gateways: Store<DynamicObject>,
     all_policies: Store<DynamicObject>,
+    /// Those that are labelled to be exposed, where that is switched on.
+    all_services: Option<Store<DynamicObject>>,
     /// What each gateway was when it was last seen.
     gateways: Mutex<HashMap<Name, Version>>,
     /// What each API on a gateway was when it was last seen, for it may have left.
@@ -87,6 +91,7 @@ impl Touched {
             all_apis,
             all_gateways,
             all_policies,
+            all_services: None,
             gateways: Mutex::default(),
             placed: Mutex::default(),
             targeted: Mutex::default(),
@@ -95,10 +100,12 @@ impl Touched {
         }
     }
 
-    /// By a StreamAPI: itself, the policies that target it, and its gateway, unless only its status changed.
+    /// By a StreamAPI: itself, the policies that target it, what it is made of, and its gateway, unless only its
+    /// status changed.
     pub fn api(&self, api: &DynamicObject) {
         let (namespace, name) = name_of(api);
         self.gateways_of(&(namespace.clone(), name.clone()), api);
+        self.services_of(api);
         for policy in within(&self.all_policies, &namespace) {
             if Targets::of(&policy).includes(&name) {
                 self.dirty.policies.add(name_of(&policy));
@@ -231,6 +238,9 @@ impl Touched {
         self.dirty.apis.begin();
         self.dirty.gateways.begin();
         self.dirty.policies.begin();
+        if self.all_services.is_some() {
+            self.dirty.services.begin();
+        }
         self.everything();
     }
 
@@ -265,6 +275,9 @@ impl Touched {
             policies.iter().map(|policy| (name_of(policy), Targets::of(policy))).collect();
         for policy in policies {
             self.dirty.policies.add(name_of(&policy));
+        }
+        for service in self.all_services.iter().flat_map(Store::state) {
+            self.dirty.services.add(name_of(&service));
         }
         self.pods.notify_one();
     }

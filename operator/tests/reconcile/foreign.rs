@@ -32,6 +32,7 @@ fn foreign(kind: ChildKind, name: &str) -> Value {
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
         }}),
         ChildKind::Ingress | ChildKind::HttpRoute => unreachable!("`exposure` has these"),
+        ChildKind::StreamApi => unreachable!("`expose` has it"),
     };
     object.as_object_mut().expect("an object").extend(content.as_object().cloned().expect("an object"));
     object

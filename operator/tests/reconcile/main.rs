@@ -8,6 +8,8 @@ mod admission;
 mod bed;
 mod children;
 mod crash;
+mod environments;
+mod expose;
 mod exposure;
 mod fallback;
 mod faults;

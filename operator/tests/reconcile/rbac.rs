@@ -9,6 +9,7 @@ use sluice_tests::{ControlPlane, eventually};
 
 use crate::admission::Desk;
 use crate::bed::{ACCOUNT, Bed, policy, secret, shop};
+use crate::expose;
 use crate::exposure;
 use crate::gateway;
 use crate::operator::Operator;
@@ -49,6 +50,7 @@ async fn live(bed: &Bed, operator: &mut Operator, cluster: bool) {
     bed.apply(&gateway::gateway(json!({}))).await;
     bed.gateway_told("edge", "Programmed", "False", "NoPods").await;
     exposure::come_and_go(bed).await;
+    expose::come_and_go(bed).await;
     for most in [3, 4] {
         api["spec"]["placement"] = json!({"deployment": {"autoscaling": {"maxReplicas": most}}});
         bed.apply(&api).await;
@@ -114,7 +116,7 @@ async fn inject(bed: &Bed) {
 
 async fn check(plane: &'static ControlPlane, cluster: bool) {
     let scope = if cluster { "scope=Cluster" } else { "scope=Namespace" };
-    let values = format!("{scope},{}", exposure::VALUES);
+    let values = format!("{scope},{},{}", exposure::VALUES, expose::VALUES);
     exposure::define_http_routes(plane);
     let mut bed = Bed::on(plane, "rbac", &["--set", &values]).await;
     let mut setup = Operator::namespaced(&bed);
@@ -125,6 +127,7 @@ async fn check(plane: &'static ControlPlane, cluster: bool) {
         bed = desk.bed;
     }
     setup.arguments.extend(exposure::FLAGS.map(str::to_owned));
+    setup.arguments.push(expose::FLAG.to_owned());
     let mark = plane.mark();
     let mut operator = Operator::launch(&bed, setup).await;
     operator.leads().await;

@@ -115,6 +115,7 @@ pub fn edit(kind: ChildKind, live: &Value) -> Value {
         ChildKind::HorizontalPodAutoscaler => json!({"spec": {"maxReplicas": 9}}),
         ChildKind::Ingress => json!({"spec": {"ingressClassName": "theirs"}}),
         ChildKind::HttpRoute => json!({"spec": {"hostnames": ["theirs.example.com"]}}),
+        ChildKind::StreamApi => unreachable!("`expose` has it"),
         ChildKind::Deployment => {
             json!({"spec": {"replicas": 5, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}})
         }
