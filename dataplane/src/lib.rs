@@ -22,6 +22,7 @@ mod idempotency;
 mod listener;
 mod message;
 mod negotiate;
+mod payload;
 mod policy;
 mod publish;
 mod respond;

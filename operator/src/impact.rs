@@ -218,6 +218,13 @@ fn channel(
             tell(format!("{name} is switched off; who uses it is sent away"));
         }
     }
+    if before.publish.is_some() && after.publish.is_some() && before.message.payload != after.message.payload
+    {
+        tell(match &after.message.payload {
+            Some(_) => "messages that do not fit the new `message.payload` are refused from then on".into(),
+            None => "messages are no longer validated, for `message.payload` is gone".into(),
+        });
+    }
     let formats = |subscribe: &Option<Subscribe>| subscribe.as_ref().map(|it| it.formats.clone());
     if let (Some(had), Some(has)) = (formats(&before.subscribe), formats(&after.subscribe)) {
         let gone: Vec<String> =
@@ -332,6 +339,14 @@ mod tests {
             ("/description", json!("new"), &[][..]),
             ("/channels/0/subscribe/replay", json!({"messages": 5}), &[]),
             ("/channels/1/message", json!({"contentType": "text/plain"}), &[]),
+            (
+                "/channels/0/message",
+                json!({"payload": {"type": "object"}}),
+                &[
+                    "channel orders: messages that do not fit the new `message.payload` are refused from then on",
+                ],
+            ),
+            ("/channels/1/message", json!({"payload": {"type": "object"}}), &[]),
             ("/channels/1", Value::Null, &["channel notes: is removed"]),
             ("/channels/0/address", json!("orders.v2"), &["channel orders: reads other messages"]),
             ("/channels/0/server", json!("log"), &["channel orders: reads other messages"]),
