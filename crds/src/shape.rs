@@ -137,6 +137,9 @@ fn check(schema: &Value, value: &Value, at: &str, found: &mut Found) {
 }
 
 fn check_object(schema: &Value, fields: &Map<String, Value>, at: &str, found: &mut Found) {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return;
+    }
     if let Some(inner) = schema.get("additionalProperties") {
         check_count(schema, fields.len(), ["minProperties", "maxProperties"], "entries", at, found);
         for (key, value) in fields {

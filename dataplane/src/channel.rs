@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use sluice_config::channel::{Channel as Spec, Lifecycle, LifecycleState};
+use sluice_schema::Schema;
 
 use crate::cursor::Cursors;
 use crate::encode::{Encoder, Lane};
@@ -50,6 +51,8 @@ pub struct State {
     pub cursors: Cursors,
     /// How messages are written.
     pub encoder: Encoder,
+    /// What payloads of publishes have to fit: `message.payload`, compiled.
+    pub schema: Option<Arc<Schema>>,
     /// What subscribers read.
     pub feed: Option<Arc<Feed>>,
     /// Where publishes go.

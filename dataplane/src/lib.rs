@@ -23,6 +23,7 @@ mod idempotency;
 mod listener;
 mod message;
 mod negotiate;
+mod payload;
 mod policy;
 mod publish;
 mod respond;

@@ -33,8 +33,7 @@ pub struct Record {
 impl Record {
     /// The message's own content type.
     pub fn content_type(&self) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE))?;
-        std::str::from_utf8(value).ok()
+        content_type(&self.headers)
     }
 
     /// Bytes that count towards budgets: payload, key, headers and a flat share for the rest.
@@ -53,6 +52,18 @@ pub struct Outgoing {
     pub headers: Headers,
     /// Payload; `None` is a tombstone.
     pub payload: Option<Bytes>,
+}
+
+impl Outgoing {
+    /// The message's own content type.
+    pub fn content_type(&self) -> Option<&str> {
+        content_type(&self.headers)
+    }
+}
+
+fn content_type(headers: &Headers) -> Option<&str> {
+    let (_, value) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE))?;
+    std::str::from_utf8(value).ok()
 }
 
 /// Where a broker put a message.

@@ -8,6 +8,7 @@ use sluice_config::channel::Publish;
 use crate::channel::{Channel, State};
 use crate::encode::essence;
 use crate::message::Outgoing;
+use crate::payload;
 use crate::respond::Refusal;
 use crate::server::Pending;
 use crate::telemetry::TransportMetrics;
@@ -115,7 +116,7 @@ impl Begun {
     }
 }
 
-/// What stands before the broker: lifecycle, size, content type, rate.
+/// What stands before the broker: lifecycle, size, content type, rate, and what costs most, the schema.
 fn admit<'a>(
     channel: &Channel,
     state: &'a State,
@@ -137,6 +138,9 @@ fn admit<'a>(
             .take(client, rate, now)
             .inspect_err(|_| channel.metrics.decision("limits", "refused"))?;
     }
+    if let Some(schema) = &state.schema {
+        payload::check(schema, &state.encoder.content_type, message)?;
+    }
     Ok(publish)
 }
 
@@ -144,9 +148,7 @@ fn check_content_type(publish: &Publish, message: &Outgoing) -> Result<(), Refus
     if publish.content_types.is_empty() {
         return Ok(());
     }
-    let is_content_type = |name: &str| name.eq_ignore_ascii_case(crate::message::CONTENT_TYPE);
-    let given = message.headers.iter().find(|(name, _)| is_content_type(name));
-    let given = given.and_then(|(_, value)| std::str::from_utf8(value).ok()).map(essence).unwrap_or_default();
+    let given = message.content_type().map(essence).unwrap_or_default();
     if publish.content_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(given)) {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use sluice_schema::Violation;
 
 use crate::cursor::CursorError;
 use crate::feed::ring::GapReason;
@@ -82,6 +83,11 @@ pub enum Refusal {
     UnsupportedMediaType {
         /// What is.
         accepted: String,
+    },
+    /// The payload does not fit the channel's schema.
+    InvalidMessage {
+        /// Where and why; at least one.
+        violations: Vec<Violation>,
     },
     /// Another request with this `Idempotency-Key` is not answered yet.
     KeyInUse,
@@ -162,6 +168,7 @@ impl Refusal {
             Self::TooManyRequests { .. } => (429, 4429, "tooManyRequests"),
             Self::TooLarge { .. } => (413, 1009, "tooLarge"),
             Self::UnsupportedMediaType { .. } => (415, 4400, "unsupportedMediaType"),
+            Self::InvalidMessage { .. } => (422, 4422, "invalidMessage"),
             Self::KeyInUse => (409, 4400, "idempotencyKeyInUse"),
             Self::KeyReused => (422, 4422, "idempotencyKeyReused"),
             Self::NotWritten { .. } => (503, 1013, "notWritten"),
@@ -255,6 +262,10 @@ impl Refusal {
             Self::TooLarge { bytes: 0 } => "the broker refuses a message of this size".into(),
             Self::TooLarge { bytes } => format!("the message is over the limit of {bytes} bytes"),
             Self::UnsupportedMediaType { accepted } => format!("the channel accepts {accepted}"),
+            Self::InvalidMessage { violations } => {
+                let first = violations.first().map(ToString::to_string).unwrap_or_default();
+                format!("the payload does not fit the channel's schema: {first}")
+            }
             Self::KeyInUse => {
                 "a request with this Idempotency-Key is under way; ask again for its answer".into()
             }
@@ -278,10 +289,20 @@ impl Refusal {
     /// The fields of `error`, `throttled`, `drain` and `problem` frames and events.
     pub fn fields(&self) -> serde_json::Value {
         let mut fields = serde_json::json!({"code": self.name(), "detail": self.detail()});
+        self.add_errors(&mut fields);
         if let Some(retry_after) = self.retry_after() {
             fields["retryAfterMs"] = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX).into();
         }
         fields
+    }
+
+    /// Adds every violation, as `errors`.
+    fn add_errors(&self, fields: &mut serde_json::Value) {
+        if let Self::InvalidMessage { violations } = self {
+            let error =
+                |violation: &Violation| serde_json::json!({"at": violation.at, "message": violation.message});
+            fields["errors"] = violations.iter().map(error).collect();
+        }
     }
 
     /// The SSE event that says it.
@@ -296,12 +317,13 @@ impl Refusal {
     /// The answer as RFC 9457 problem details.
     pub fn response(&self) -> Response<Body> {
         let status = self.status();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": format!("https://sluice.dev/problems/{}", self.name()),
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
             "detail": self.detail(),
         });
+        self.add_errors(&mut body);
         let mut response = Response::new(full(body.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -376,6 +398,19 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["ratelimit"], "\"publish\";r=0;t=1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn an_invalid_message_lists_its_violations_and_is_final() {
+        let violations = vec![Violation::new("/total", "value is not of type \"integer\"")];
+        let refusal = Refusal::InvalidMessage { violations };
+        assert_eq!((refusal.status().as_u16(), refusal.close_code()), (422, 4422));
+        assert!(!refusal.is_transient() && refusal.retry_after().is_none());
+        let fields = refusal.fields();
+        assert_eq!(fields["code"], "invalidMessage");
+        assert_eq!(fields["errors"][0]["at"], "/total");
+        assert_eq!(fields["errors"][0]["message"], "value is not of type \"integer\"");
+        assert!(refusal.detail().ends_with("schema: /total: value is not of type \"integer\""));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::gateway::{Gateway, Routes};
 use crate::policy::Policy;
 use crate::runtime::catalog::listing;
 use crate::runtime::frame::Frame;
+use crate::runtime::schemas::Schemas;
 use crate::runtime::server::{KafkaClient, RunningServer};
 use crate::server::{Status, kafka};
 use crate::telemetry::trace::{Place, Tracing};
@@ -27,6 +28,7 @@ use crate::tenant::{Commons, Tenant};
 
 mod catalog;
 mod frame;
+mod schemas;
 mod server;
 
 /// How long a client without channels may take to flush before it is dropped.
@@ -77,6 +79,7 @@ struct Running {
     merged: bool,
     servers: BTreeMap<String, RunningServer>,
     channels: BTreeMap<String, RunningChannel>,
+    schemas: Schemas,
     /// What the console shows of it.
     listing: Arc<serde_json::Value>,
     tenant: Arc<Tenant>,
@@ -220,6 +223,8 @@ impl Runtime {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let before = self.apis.get(key).map(|running| (&*running.entry.api.spec, &running.schemas));
+        let schemas = Schemas::compile(&entry.api.spec, before)?;
         let mut servers = BTreeMap::new();
         for server in &entry.api.spec.servers {
             servers
@@ -239,6 +244,7 @@ impl Runtime {
             merged: false,
             servers,
             channels: BTreeMap::new(),
+            schemas,
             listing: Arc::default(),
             tenant: old.as_ref().map(|old| old.tenant.clone()).unwrap_or_else(|| self.tenant(&entry.api)),
         };
@@ -337,7 +343,7 @@ impl Runtime {
         before_place: Option<(&RunningServer, &str)>,
         material: &Material,
     ) -> RunningChannel {
-        let Running { entry, keys, servers, tenant, .. } = running;
+        let Running { entry, keys, servers, schemas, tenant, .. } = running;
         let api = &entry.api;
         let server = servers.get_mut(&spec.server).expect("checked: the server exists");
         let policy =
@@ -395,6 +401,7 @@ impl Runtime {
             policy,
             cursors,
             encoder,
+            schema: schemas.of(&spec.name),
             feed: feed.clone(),
             sink,
             tracing,
@@ -479,7 +486,7 @@ fn encoder(api: &sluice_config::config::Api, spec: &sluice_config::Channel) -> E
     Encoder {
         source: format!("/{}/{}/{}", api.namespace, api.name, spec.name),
         event_type: spec.message.name.clone().unwrap_or_else(|| Message::NAME.into()),
-        content_type: spec.message.content_type.as_deref().unwrap_or(OCTET_STREAM).into(),
+        content_type: spec.message.content_type().unwrap_or(OCTET_STREAM).into(),
         cursor: spec.subscribe.as_ref().map(|subscribe| subscribe.cursor).unwrap_or_default(),
     }
 }

@@ -306,6 +306,14 @@ fn channel(
         };
         impact.tell_of(before, &format!("{name} is switched off; {what}"));
     }
+    if before.publish.is_some() && after.publish.is_some() && before.message.payload != after.message.payload
+    {
+        let what = match &after.message.payload {
+            Some(_) => "messages that do not fit the new `message.payload` are refused from then on",
+            None => "messages are no longer validated, for `message.payload` is gone",
+        };
+        impact.tell_of(before, what);
+    }
     let formats = |subscribe: &Option<Subscribe>| subscribe.as_ref().map(|it| it.formats.clone());
     if let (Some(had), Some(has)) = (formats(&before.subscribe), formats(&after.subscribe)) {
         let gone: Vec<String> =

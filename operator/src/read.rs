@@ -11,6 +11,7 @@ use sluice_crds::shape::{self, Shape};
 use sluice_crds::{GROUP, StreamAPI, StreamGateway, StreamPolicy, VERSION};
 
 use crate::objects::{Kind, Unread};
+use crate::validate::spec_problems;
 
 /// A document that was understood.
 #[derive(Clone, PartialEq)]
@@ -168,7 +169,7 @@ fn typed<T: DeserializeOwned>(
 }
 
 fn check_api(api: &StreamAPI) -> Vec<Problem> {
-    check::check_api(api.metadata.name.as_deref().unwrap_or_default(), &api.spec.0)
+    spec_problems(api.metadata.name.as_deref().unwrap_or_default(), &api.spec.0)
 }
 
 fn check_gateway(gateway: &StreamGateway) -> Vec<Problem> {

@@ -161,7 +161,7 @@ pub(crate) fn is_reference(problem: &Problem) -> bool {
 
 /// Whether what is wrong at that path is about something else.
 pub fn is_place_of_reference(at: &str) -> bool {
-    at.ends_with("secretRef.name") || at.contains(".targetRefs[") || at.starts_with(GATEWAY_REF)
+    at.ends_with("secretRef.name") || at.starts_with("spec.targetRefs[") || at.starts_with(GATEWAY_REF)
 }
 
 fn list<'a>(problems: impl IntoIterator<Item = &'a &'a Problem>) -> String {

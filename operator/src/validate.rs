@@ -114,11 +114,18 @@ impl Valid<'_> {
 fn api_problems(api: &Api<'_>, spec: &Arc<StreamApiSpec>, references: &References<'_>) -> Vec<Problem> {
     // What is the very same as before was good then, and is again.
     let known = api.last.is_some_and(|last| Arc::ptr_eq(last, spec));
-    let mut problems = if known { Vec::new() } else { check::check_api(api.name, spec) };
+    let mut problems = if known { Vec::new() } else { spec_problems(api.name, spec) };
     let servers = secrets_of(spec).into_iter().map(|(_, secret)| secret);
     for secret in servers.chain(certificate_of(spec)) {
         problems.extend(secret_problems(api.namespace, &secret, &references.secrets));
     }
+    problems
+}
+
+/// What is wrong with the definition of an API, whatever else there is.
+pub fn spec_problems(name: &str, spec: &StreamApiSpec) -> Vec<Problem> {
+    let mut problems = check::check_api(name, spec);
+    problems.extend(sluice_schema::check(spec));
     problems
 }
 

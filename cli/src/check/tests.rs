@@ -118,6 +118,22 @@ fn each_problem_is_told_with_line_path_and_what_to_write() {
             "`guarantee` is not implemented by this build",
         ),
         (
+            "a type of a message schema misspelt",
+            api(
+                "    address: orders\n",
+                "    address: orders\n    message:\n      payload:\n        properties:\n          total: {type: nubmer}\n",
+            ),
+            "16: spec.channels[0].message.payload.properties.total.type: `nubmer` is not a type; write one of",
+        ),
+        (
+            "a message schema that leads elsewhere",
+            api(
+                "    address: orders\n",
+                "    address: orders\n    message: {payload: {$ref: \"https://a.example/b\"}}\n",
+            ),
+            "13: spec.channels[0].message.payload.$ref: `https://a.example/b` leads out of this schema",
+        ),
+        (
             "server of the future",
             api("memory: {}", "rabbitmq: {url: x}"),
             "8: spec.servers[0].rabbitmq: `rabbitmq` is not implemented by this build",

@@ -166,7 +166,7 @@ fn invitation(entry: &Entry, channel: &Channel, addresses: &Addresses) -> String
         }
     }
     if channel.publish.as_ref().is_some_and(|publish| publish.transports.http.is_some()) {
-        let content_type = channel.message.content_type.as_deref().unwrap_or("application/octet-stream");
+        let content_type = channel.message.content_type().unwrap_or("application/octet-stream");
         let body =
             if content_type.starts_with("application/json") { r#"{"hello":"world"}"# } else { "hello" };
         command(format!("curl{key} -H 'Content-Type: {content_type}' -d '{body}' {http}"));

@@ -52,7 +52,10 @@ fn found(problems: &[Problem]) -> String {
 
 #[test]
 fn good_documents_have_no_problems() {
-    for document in [api("", Value::Null), policy("", Value::Null)] {
+    // What a schema says is not for the shape.
+    let payload = json!({"type": "object", "properties": {"any": {"thing": [1, null]}}});
+    let with_payload = api("/spec/channels/0/message/payload", payload);
+    for document in [api("", Value::Null), policy("", Value::Null), with_payload] {
         let shape = if document["kind"] == "StreamAPI" { &STREAM_API } else { &STREAM_POLICY };
         assert_eq!(found(&shape.check(&document)), "");
     }
@@ -157,6 +160,16 @@ fn every_problem_of_an_api_says_where_and_what_to_write() {
             "/spec/channels/0/message/contentType",
             json!("json"),
             "spec.channels[0].message.contentType: `json` does not fit",
+        ),
+        (
+            "/spec/channels/0/message/payload",
+            json!("object"),
+            "spec.channels[0].message.payload: must be a mapping; write `payload: {…}`",
+        ),
+        (
+            "/spec/channels/0/message/schema",
+            json!({}),
+            "`schema` is not a field; remove it or write one of `contentType`, `name`, `payload`",
         ),
         (
             "/spec/channels/0/message/name",

@@ -25,7 +25,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("spec", &["validation", "authorization", "quota", "quotas", "transformation", "filter", "plan"]),
     ("spec.servers[]", &["mqtt", "rabbitmq", "amqp", "websocket", "sse", "http", "nats", "solace"]),
     ("spec.channels[]", &["parameters", "filter", "delivery"]),
-    ("spec.channels[].message", &["schema", "schemas", "payload", "headers"]),
+    ("spec.channels[].message", &["headers"]),
     (
         "spec.channels[].subscribe",
         &[

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-use crate::channel::{Channel, Format, Lifecycle, LifecycleState, Message, StreamApiSpec, path};
+use crate::channel::{Channel, Format, Lifecycle, LifecycleState, Message, Payload, StreamApiSpec, path};
 use crate::shown::clip;
 
 /// Media type of a [`document`].
@@ -128,14 +128,51 @@ fn channel_object(api: &Description<'_>, channel: &Channel) -> Value {
 
 /// The messages of a channel, which are the same in both directions.
 fn message(channel: &Channel) -> Value {
-    json!({
+    let mut message = json!({
         "name": channel.message.name.as_deref().unwrap_or(Message::NAME),
         "contentType": content_type(channel),
-    })
+    });
+    if let Some(payload) = &channel.message.payload {
+        message["payload"] =
+            json!({"schemaFormat": schema_format(payload), "schema": schema(channel, payload)});
+    }
+    message
+}
+
+/// Media type of a JSON Schema of that draft, as the specification writes it (Message Object, schema formats).
+fn schema_format(payload: &Payload) -> &'static str {
+    match payload.get("$schema").and_then(Value::as_str) {
+        Some(draft) if draft.contains("draft-07") => "application/schema+json;version=draft-07",
+        Some(draft) if draft.contains("2019-09") => "application/schema+json;version=draft-2019-09",
+        _ => "application/schema+json;version=draft-2020-12",
+    }
+}
+
+/// The schema, whose references to itself are now some way down in a document.
+fn schema(channel: &Channel, payload: &Payload) -> Value {
+    fn moved(value: &mut Value, root: &str) {
+        match value {
+            Value::Object(fields) => {
+                fields.iter_mut().for_each(|(name, value)| match (name.as_str(), value) {
+                    ("$ref", Value::String(to)) if to == "#" || to.starts_with("#/") => {
+                        to.replace_range(..1, root)
+                    }
+                    // Values that messages may have.
+                    ("const" | "enum" | "default" | "examples", _) => {}
+                    (_, value) => moved(value, root),
+                })
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| moved(item, root)),
+            _ => {}
+        }
+    }
+    let mut schema = Value::Object(payload.clone());
+    moved(&mut schema, &format!("#/channels/{}/messages/message/payload/schema", channel.name));
+    schema
 }
 
 fn content_type(channel: &Channel) -> &str {
-    channel.message.content_type.as_deref().unwrap_or(Message::CONTENT_TYPE)
+    channel.message.content_type().unwrap_or(Message::CONTENT_TYPE)
 }
 
 /// The query string of a stream.

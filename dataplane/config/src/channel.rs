@@ -1,7 +1,8 @@
 //! The StreamAPI spec: servers, channels, and how clients subscribe and publish.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::placement::Placement;
 use crate::server::Server;
@@ -108,13 +109,44 @@ pub struct Message {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!-~]+$"))]
     pub name: Option<String>,
-    /// Media type of messages that do not carry their own. Default: `application/octet-stream`.
+    /// Media type of messages that do not carry their own. Default: `application/json` with a `payload`, else
+    /// `application/octet-stream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 3, max = 128),
         regex(pattern = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?$")
     )]
     pub content_type: Option<String>,
+    /// JSON Schema of the payloads: draft 2020-12, or 2019-09 or draft-07 where `$schema` says so. What clients
+    /// publish and does not fit is refused (422, `nack`), and so is what is not JSON (415). `format` is checked.
+    /// References lead to places of the schema itself (`#/$defs/…`), nothing is fetched; patterns do without
+    /// look-around and back-references. At most 32 KiB as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub payload: Option<Payload>,
+}
+
+/// A JSON Schema as it was written; whether it is one is for `sluice-schema`.
+pub type Payload = Map<String, Value>;
+
+impl Message {
+    /// The largest `payload`, in bytes of JSON.
+    pub const PAYLOAD_BYTES: usize = 32 << 10;
+
+    /// Media type of messages that do not carry their own, if anything says so.
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref().or(self.payload.as_ref().map(|_| "application/json"))
+    }
+}
+
+/// Whether `payload` is more than anybody reads.
+pub fn is_too_large(payload: &Payload) -> bool {
+    serde_json::to_string(payload).is_ok_and(|text| text.len() > Message::PAYLOAD_BYTES)
+}
+
+/// Definitions of Kubernetes cannot say what a JSON Schema is.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 impl Message {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::channel::{Channel, Flush, StreamApiSpec, path};
+use crate::channel::{Channel, Flush, Message, StreamApiSpec, is_too_large, path};
 use crate::kafka::{Kafka, Mechanism, property};
 use crate::placement;
 use crate::policy::{Authentication, Cors, StreamPolicySpec};
@@ -201,6 +201,13 @@ fn check_channel(at: &str, spec: &StreamApiSpec, channel: &Channel, problems: &m
     check_dots(|| format!("{at}.path"), channel.path.as_deref(), problems);
     if channel.subscribe.is_none() && channel.publish.is_none() {
         problems.push(Problem::new(at, "does nothing; add `subscribe`, `publish` or both"));
+    }
+    if channel.message.payload.as_ref().is_some_and(is_too_large) {
+        let message = format!(
+            "is over {} bytes as JSON; say less, or give what repeats a name under `$defs`",
+            Message::PAYLOAD_BYTES
+        );
+        problems.push(Problem::new(format!("{at}.message.payload"), message));
     }
     if let Some(subscribe) = &channel.subscribe {
         let at = format!("{at}.subscribe");
@@ -413,6 +420,10 @@ mod tests {
         api["servers"][0]["kafka"]["sasl"] =
             serde_json::json!({"mechanism": "PLAIN", "secretRef": {"name": "login"}});
         check(api, &["spec.servers[0].kafka.sasl.mechanism"]);
+        let mut api = orders();
+        api["channels"][0]["message"] =
+            serde_json::json!({"payload": {"description": "x".repeat(Message::PAYLOAD_BYTES)}});
+        check(api, &["spec.channels[0].message.payload"]);
         let mut api = orders();
         api["lifecycle"] = serde_json::json!({"state": "Deprecated", "sunsetAt": "tomorrow"});
         check(api, &["spec.lifecycle.sunsetAt"]);

@@ -121,6 +121,7 @@ impl Bed {
             policy: Policy::default(),
             cursors: cursors.clone(),
             encoder,
+            schema: None,
             feed: Some(feed.clone()),
             sink: Some(Sink::Memory(log.clone())),
             tracing: Default::default(),

@@ -36,7 +36,7 @@ fn describe(spec: &sluice_config::Channel, channel: &RunningChannel, kind: &str)
         "name": spec.name,
         "path": channel.path,
         "description": spec.description,
-        "contentType": spec.message.content_type,
+        "contentType": spec.message.content_type(),
         "address": spec.address,
         "server": spec.server,
         "serverKind": kind,

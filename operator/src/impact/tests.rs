@@ -83,6 +83,12 @@ fn what_a_change_does_is_told_and_nothing_else() {
         ("/description", json!("new"), &[][..]),
         ("/channels/0/subscribe/replay", json!({"messages": 5}), &[]),
         ("/channels/1/message", json!({"contentType": "text/plain"}), &[]),
+        (
+            "/channels/0/message",
+            json!({"payload": {"type": "object"}}),
+            &["channel orders: messages that do not fit the new `message.payload` are refused from then on"],
+        ),
+        ("/channels/1/message", json!({"payload": {"type": "object"}}), &[]),
         ("/channels/1", Value::Null, &["channel notes: is removed"]),
         ("/channels/0/address", json!("orders.v2"), &["channel orders: reads other messages"]),
         ("/channels/0/server", json!("log"), &["channel orders: reads other messages"]),

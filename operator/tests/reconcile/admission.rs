@@ -12,7 +12,7 @@ use sluice_tests::{ControlPlane, documents, eventually, process};
 
 use crate::bed::{ACCOUNT, Bed, kind_of, policy, secret, shop};
 use crate::operator::{Operator, Setup};
-use crate::wrong::{self, Fate, cases, set};
+use crate::wrong::{self, Fate, set};
 
 /// Name of the Secret with the certificate.
 const SECRET: &str = "sluice-operator-webhook";
@@ -178,10 +178,8 @@ async fn what_conditions_would_tell_is_refused_at_apply_and_what_is_right_passes
     let operator = desk.operator().await;
     desk.bed.apply(&shop()).await;
     desk.bed.apply(&secret("bad", &[("alice", "hunter2")])).await;
-    let apis =
-        [cases::unions_and_bounds(), cases::names_and_references(), cases::placements(), cases::hostile()];
     let mut all: Vec<(String, Value, Fate)> = Vec::new();
-    for (n, (name, changes, fate)) in apis.concat().into_iter().enumerate() {
+    for (n, (name, changes, fate)) in wrong::all().concat().into_iter().enumerate() {
         let mut document = wrong::base();
         document["metadata"]["name"] = json!(format!("case{n}"));
         for (pointer, value) in changes {

@@ -10,6 +10,7 @@ use sluice_tests::{eventually, within};
 use crate::bed::{Bed, COLLECTED, kinds, policy, secret};
 
 pub mod cases;
+pub mod schemas;
 
 /// What becomes of a document.
 #[derive(Clone)]
@@ -25,6 +26,17 @@ use Fate::{Refused, Told, Verbatim};
 
 /// A name, where the base document is changed, to what, and what becomes of that.
 pub type Case = (&'static str, Vec<(&'static str, Value)>, Fate);
+
+/// Every case of StreamAPIs.
+pub fn all() -> [Vec<Case>; 5] {
+    [
+        cases::unions_and_bounds(),
+        cases::names_and_references(),
+        cases::placements(),
+        cases::hostile(),
+        schemas::schemas(),
+    ]
+}
 
 /// An API with everything that cases change.
 pub fn base() -> Value {
@@ -58,9 +70,7 @@ async fn a_wrong_api_is_refused_by_field_or_told_in_conditions() {
     let mut operator = bed.operator().await;
     // An API that is deleted while it is being written.
     operator.expect_log(&["NotFound"]);
-    let cases =
-        [cases::unions_and_bounds(), cases::names_and_references(), cases::placements(), cases::hostile()]
-            .concat();
+    let cases = all().concat();
     let distinct: std::collections::BTreeSet<_> = cases.iter().map(|case| case.0).collect();
     assert!(distinct.len() >= 60, "{} cases", distinct.len());
     let mut failed = Vec::new();

@@ -239,3 +239,31 @@ fn a_content_type_that_all_channels_share_is_the_default() {
     api.channels[1].message.content_type = api.channels[0].message.content_type.clone();
     assert_eq!(made(&api, &[], &[])["defaultContentType"], "application/json");
 }
+
+/// A schema's references are resolved from the root of the document that it stands in.
+#[test]
+fn a_schema_is_told_with_references_that_lead_to_itself() {
+    let payload = json!({
+        "type": "object", "required": ["line"],
+        "properties": {
+            "line": {"$ref": "#/$defs/line"}, "more": {"$ref": "#"}, "named": {"$ref": "#line"},
+            "kind": {"const": {"$ref": "#/$defs/line"}},
+        },
+        "$defs": {"line": {"type": "string"}},
+    });
+    let mut api = shop();
+    api.channels[0].message.payload = payload.as_object().cloned();
+    let told = made(&api, &[], &[]);
+    let message = &told["channels"]["orders"]["messages"]["message"];
+    assert_eq!(message["payload"]["schemaFormat"], "application/schema+json;version=draft-2020-12");
+    let properties = &message["payload"]["schema"]["properties"];
+    let reference = |name: &str| properties[name]["$ref"].as_str().expect("a reference").to_owned();
+    for (name, leads_to) in
+        [("line", json!({"type": "string"})), ("more", message["payload"]["schema"].clone())]
+    {
+        let pointer = reference(name);
+        assert_eq!(told.pointer(pointer.trim_start_matches('#')), Some(&leads_to), "{pointer}");
+    }
+    assert_eq!(reference("named"), "#line");
+    assert_eq!(properties["kind"]["const"]["$ref"], "#/$defs/line");
+}
