@@ -68,7 +68,7 @@ cluster: build ## Leave a cluster running with Sluice installed, to try things o
 	@scripts/setup build kubernetes cluster
 	@e2e/cluster/try
 
-scale: ## The operator with 1,000 StreamAPIs on a real API server: make scale [ARGS="COUNT REST-SECONDS" or "gateway COUNT"]
+scale: ## The operator with 1,000 StreamAPIs on a real API server: make scale [ARGS="COUNT REST-SECONDS [DIRECTORY-FOR-CURVES]" or "gateway COUNT"]
 	@scripts/setup build kubernetes
 	@scripts/build sluice sluice-operator cluster-scale
 	$(bin)/cluster-scale $(ARGS)

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::change::{RESIDENT, START};
-use crate::report::{CPU, EACH, IDLE, Measure, P99, RATE, Report, number};
+use crate::report::{CPU, EACH, IDLE, Measure, P99, RATE, Report};
+use sluice_tests::curve::number;
 
 /// A bound on a value of Sluice, mostly relative to what others did in the same run.
 struct Aim {

@@ -2,23 +2,22 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 use serde_json::json;
+use sluice_tests::curve::Curve;
 
 use crate::entrant::{Entrant, Stage, channel, memory};
 use crate::http::request;
 use crate::measure::resident_bytes;
 use crate::peer::Kind;
-use crate::report::{CPU, P50, P99, median};
+use crate::report::{CPU, P50, P99};
 use crate::scenario::{BYTES, Scale, fanout};
 use crate::server::Server;
 use crate::system::System;
 use crate::wire::{Wire, find};
-use crate::{change, fanout, svg};
+use crate::{change, fanout};
 
 /// Clients and messages per second whose product is always the same.
 const CLIENTS: [(usize, u64); 4] = [(10, 2000), (100, 200), (1000, 20), (10_000, 2)];
@@ -30,76 +29,6 @@ const CHANNELS: [usize; 7] = [1, 3, 10, 30, 100, 300, 1000];
 const PIPELINED: usize = 50;
 /// How long a server may take for those.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A picture's values.
-#[derive(Debug, Serialize)]
-pub struct Curve {
-    /// Names its file.
-    pub name: String,
-    /// What is drawn.
-    pub title: String,
-    /// What goes to the right.
-    pub x_label: String,
-    /// What goes up, from zero.
-    pub y_label: String,
-    /// Whether equal distances to the right are equal factors.
-    pub logarithmic: bool,
-    /// The lines.
-    pub series: Vec<Series>,
-}
-
-/// A line.
-#[derive(Debug, Serialize)]
-pub struct Series {
-    /// Whose.
-    pub name: String,
-    /// From left to right.
-    pub points: Vec<Point>,
-}
-
-/// A value with all its repeats.
-#[derive(Debug, Serialize)]
-pub struct Point {
-    /// Where.
-    pub x: f64,
-    /// What was measured there.
-    pub values: Vec<f64>,
-}
-
-impl Point {
-    /// What is drawn.
-    pub fn y(&self) -> f64 {
-        median(&self.values).unwrap_or_default()
-    }
-}
-
-impl Curve {
-    /// Without lines.
-    pub fn new(name: &str, title: &str, (x, y): (&str, &str), logarithmic: bool) -> Self {
-        let (x_label, y_label) = (x.to_owned(), y.to_owned());
-        Self { name: name.into(), title: title.into(), x_label, y_label, logarithmic, series: Vec::new() }
-    }
-
-    /// Adds a value at the end of a line, or to those of its last point.
-    pub fn add(&mut self, series: &str, x: f64, y: f64) {
-        let place = self.series.iter().position(|it| it.name == series).unwrap_or_else(|| {
-            self.series.push(Series { name: series.into(), points: Vec::new() });
-            self.series.len() - 1
-        });
-        let points = &mut self.series[place].points;
-        match points.iter_mut().find(|point| point.x == x) {
-            Some(point) => point.values.push(y),
-            None => points.push(Point { x, values: vec![y] }),
-        }
-    }
-
-    /// Writes its picture to `directory`.
-    pub fn write(&self, directory: &Path) -> Result<()> {
-        std::fs::create_dir_all(directory)?;
-        let file = directory.join(format!("{}.svg", self.name));
-        std::fs::write(&file, svg::draw(self)).with_context(|| format!("{}", file.display()))
-    }
-}
 
 /// All curves, with nothing in them.
 pub fn empty() -> Vec<Curve> {

@@ -44,7 +44,6 @@ mod saturation;
 mod scenario;
 mod selecting;
 mod server;
-mod svg;
 mod system;
 mod wire;
 

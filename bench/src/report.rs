@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::aims::{self, Verdict};
-use crate::curve::Curve;
 use crate::measure::{Machine, now_nanos};
+use sluice_tests::curve::{Curve, median, number};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
@@ -225,13 +225,6 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The middle of some values; of an even number, what lies between the two in the middle.
-pub fn median(values: &[f64]) -> Option<f64> {
-    let (sorted, middle) = (sorted(values), values.len() / 2);
-    let upper = *sorted.get(middle)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(sorted[middle - 1], upper) })
-}
-
 /// From the least to the most, as a share of the median.
 fn spread(values: &[f64]) -> f64 {
     match sorted(values).as_slice() {
@@ -248,17 +241,6 @@ fn shown(values: &[f64]) -> String {
             let middle = median(values).unwrap_or_default();
             format!("{} ({}–{})", number(middle), number(*first), number(*last))
         }
-    }
-}
-
-/// Three digits, and no more behind the point than help.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        size if size < 10.0 => format!("{value:.2}"),
-        size if size < 100.0 => format!("{value:.1}"),
-        size if size < 1000.0 => format!("{value:.0}"),
-        size if size < 1_000_000.0 => format!("{},{:03}", value as i64 / 1000, value as i64 % 1000),
-        _ => format!("{:.2} M", value / 1_000_000.0),
     }
 }
 

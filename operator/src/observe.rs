@@ -38,7 +38,7 @@ const AT_ONCE: usize = 16;
 /// How often a pod is asked that serves what it should.
 const EVERY: Duration = Duration::from_secs(10);
 /// Of many pods each is asked less often, so that it is so many a second at most.
-const A_SECOND: u32 = 20;
+const A_SECOND: u32 = 15;
 /// How long a connection is kept for the next question: those to a pod in a hurry come one after another, and
 /// a thousand idle ones are no use to anybody.
 const KEPT: Duration = Duration::from_secs(2);
@@ -453,7 +453,7 @@ fn changed(before: &Report, now: &Report) -> BTreeSet<Name> {
 
 /// How often each of so many pods is asked.
 fn interval(pods: usize) -> Duration {
-    EVERY.max(Duration::from_secs(1) / A_SECOND * u32::try_from(pods).unwrap_or(u32::MAX))
+    EVERY.max(Duration::from_secs(1) * u32::try_from(pods).unwrap_or(u32::MAX) / A_SECOND)
 }
 
 /// Uid, APIs and admin port of a pod that runs and is not about to end.

@@ -7,6 +7,7 @@
 pub mod certs;
 pub mod client;
 pub mod cluster;
+pub mod curve;
 pub mod documents;
 pub mod kafka;
 pub mod ledger;

@@ -6,8 +6,8 @@ use crate::world::{Dirty, api_resource, gateway_resource};
 
 #[test]
 fn many_pods_are_asked_less_often_and_none_more() {
-    assert_eq!([0, 1, 200].map(interval), [EVERY; 3]);
-    assert_eq!(interval(1000), Duration::from_secs(50));
+    assert_eq!([0, 1, 150].map(interval), [EVERY; 3]);
+    assert_eq!(interval(900), Duration::from_secs(60));
 }
 
 #[test]

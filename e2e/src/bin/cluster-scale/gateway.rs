@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use kube::ResourceExt as _;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_tests::client::http::publish;
 use sluice_tests::process::{self, Process};
 use sluice_tests::within;
 
 use crate::operator::Operator;
 use crate::usage::Usage;
-use crate::{Bench, CHANGES, PATIENCE, TESTED, document, kind, name, row, seconds, stream_apis};
+use crate::{
+    Bench, CHANGES, PATIENCE, TESTED, document, is_programmed, kind, name, row, seconds, stream_apis,
+};
 
 /// Where the data plane is, instead of in a pod.
 const ADDRESS: &str = "127.200.0.1";
@@ -134,11 +136,8 @@ impl Plane {
             // Looking at a thousand objects is no small load either.
             tokio::time::sleep(Duration::from_millis(200)).await;
             let list = apis.list(&ListParams::default()).await.expect("a list");
-            let holds = |status: &Value| {
-                let conditions = status["conditions"].as_array().into_iter().flatten();
-                conditions.into_iter().any(|it| it["type"] == "Programmed" && it["status"] == "True")
-            };
-            (list.items.iter().filter(|api| holds(&api.data["status"])).count() == count).then_some(())
+            let served = list.items.iter().filter(|api| is_programmed(&api.data["status"]));
+            (served.count() == count).then_some(())
         })
         .await;
     }

@@ -1,5 +1,6 @@
 //! An operator with many StreamAPIs on a real API server, etcd and controller manager: prints a table.
-//! `make scale [ARGS="COUNT REST-SECONDS"]`, or `ARGS="gateway COUNT"` for as many on one gateway; figures count on an otherwise idle machine only.
+//! `make scale [ARGS="COUNT REST-SECONDS [DIRECTORY-FOR-CURVES]"]`, or `ARGS="gateway COUNT"` for as many on one gateway; figures count on an
+//! otherwise idle machine only.
 //!
 //! There are no nodes. Whoever a kubelet and a thousand data planes would be is played here: pods are
 //! reported to run as soon as they are there, and one port answers `/config` and `/readyz` for all of
@@ -19,9 +20,11 @@ use serde_json::{Value, json};
 use sluice_tests::cluster::Request;
 use sluice_tests::{ControlPlane, parts, within};
 
+use crate::growth::Growth;
 use crate::operator::Operator;
 
 mod gateway;
+mod growth;
 mod operator;
 mod play;
 mod usage;
@@ -57,16 +60,20 @@ fn main() {
     provider.install_default().expect("nothing installed a provider before main");
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let on_gateway = arguments.first().is_some_and(|first| first == "gateway");
-    let arguments = arguments.drain(usize::from(on_gateway)..);
-    let arguments: Vec<u64> = arguments.map(|it| it.parse().expect("[gateway] COUNT REST-SECONDS")).collect();
-    let count = arguments.first().map_or(COUNT, |count| usize::try_from(*count).expect("a number"));
-    let rest = Duration::from_secs(arguments.get(1).copied().unwrap_or(REST));
+    let arguments: Vec<String> = arguments.drain(usize::from(on_gateway)..).collect();
+    let argument = |place: usize| {
+        let given: Option<&String> = arguments.get(place);
+        given.map(|it| it.parse::<u64>().expect("[gateway] COUNT REST-SECONDS DIRECTORY-FOR-CURVES"))
+    };
+    let count = argument(0).map_or(COUNT, |count| usize::try_from(count).expect("a number"));
+    let rest = Duration::from_secs(argument(1).unwrap_or(REST));
+    let pictures = arguments.get(2).map(String::as_str);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     runtime.block_on(async {
         if on_gateway {
             gateway::measure(Bench::start(count).await).await;
         } else {
-            measure(count, rest).await;
+            measure(count, rest, pictures).await;
         }
     });
 }
@@ -105,17 +112,18 @@ fn row(what: &str, figure: String) {
     println!("| {what} | {figure} |");
 }
 
-async fn measure(count: usize, rest: Duration) {
+async fn measure(count: usize, rest: Duration, pictures: Option<&str>) {
     let bench = Bench::start(count).await;
     bench.play().await;
     println!("| what, with {count} StreamAPIs of one channel and one pod each | figure |\n|---|---|");
     let mut operator = Operator::start(&bench.plane).await;
     let empty = operator.usage().memory();
-    let begun = Instant::now();
-    bench.create(TESTED).await;
-    let created = begun.elapsed();
-    bench.all("Programmed").await;
-    let tested = begun.elapsed();
+    let (mut growth, begun) = (Growth::new(), Instant::now());
+    let create = async {
+        bench.create(TESTED).await;
+        begun.elapsed()
+    };
+    let (created, tested) = tokio::join!(create, growth.follow(&bench, begun, operator.usage()));
     row(
         "created by a client, then all `Programmed`",
         format!("{:.1} s, {:.1} s", seconds(created), seconds(tested)),
@@ -166,9 +174,10 @@ async fn measure(count: usize, rest: Duration) {
     );
     operator.stop().await;
 
-    let floor = bench.floor().await;
+    let floor = bench.floor(&mut growth).await;
     row("floor: the same written by a client, and all pods run", format!("{:.1} s", seconds(floor)));
     row("beyond the floor", format!("{:.1} s", seconds(tested) - seconds(floor)));
+    growth.tell(pictures);
 }
 
 fn seconds(span: Duration) -> f64 {
@@ -227,15 +236,11 @@ impl Bench {
         stream::iter(numbers.map(make)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
     }
 
-    /// Waits until the condition is true of all.
-    async fn all(&self, condition: &str) {
-        within(PATIENCE, "all of them are served", || async {
+    /// Waits until so many are served and told to be.
+    async fn programmed(&self, goal: usize) {
+        within(PATIENCE, "so many of them are served", || async {
             let apis = self.apis.lock().expect("nobody panics with it");
-            let holds = |status: &&Value| {
-                let conditions = status["conditions"].as_array().into_iter().flatten();
-                conditions.into_iter().any(|it| it["type"] == condition && it["status"] == "True")
-            };
-            (apis.values().filter(holds).count() == self.count).then_some(())
+            (apis.values().filter(|status| is_programmed(status)).count() >= goal).then_some(())
         })
         .await;
     }
@@ -276,7 +281,7 @@ impl Bench {
     }
 
     /// Writes what the operator wrote, by a client; how long it took until all pods ran.
-    async fn floor(&self) -> Duration {
+    async fn floor(&self, growth: &mut Growth) -> Duration {
         let mut children = vec![Vec::new(); self.count];
         for (group, version, name, plural) in CHILDREN {
             let resource = kind(group, version, name, plural);
@@ -310,17 +315,16 @@ impl Bench {
                 told.expect("a status is taken");
             }
         };
-        stream::iter(children.into_iter().enumerate().map(write))
+        let writing = stream::iter(children.into_iter().enumerate().map(write))
             .buffer_unordered(AT_ONCE)
-            .collect::<Vec<_>>()
-            .await;
-        within(PATIENCE, "all pods of the floor run", || async {
-            let running = self.running.lock().expect("nobody panics with it");
-            (running.get(FLOOR).copied().unwrap_or_default() >= self.count).then_some(())
-        })
-        .await;
-        begun.elapsed()
+            .collect::<Vec<_>>();
+        tokio::join!(writing, growth.follow_floor(self, begun)).1
     }
+}
+
+fn is_programmed(status: &Value) -> bool {
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|it| it["type"] == "Programmed" && it["status"] == "True")
 }
 
 fn document(number: usize) -> Value {

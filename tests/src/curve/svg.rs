@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::curve::Curve;
-use crate::report::number;
+use super::{Curve, number};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 380.0;
