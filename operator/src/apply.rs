@@ -284,17 +284,22 @@ impl Writer {
         let api = self.api(owner, child.kind);
         let body: DynamicObject = serde_json::from_value(child.body.clone()).expect("a child is an object");
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-        self.lead()?;
-        match patiently(api.create(&parameters, &body)).await? {
-            Ok(created) => Ok(Arc::new(created)),
-            Err(error) if is_conflict(&error) => match self.find(&api, child).await? {
-                Some(found) if is_owned(&found, owner) => Ok(Arc::new(found)),
-                Some(_) => {
-                    Err(ApplyError::NameTaken { kind: child.kind.names().2, name: child.name.clone() })
-                }
-                None => Err(failure(child.kind, &child.name, error)),
-            },
-            Err(error) => Err(failure(child.kind, &child.name, error)),
+        let mut was_met = false;
+        loop {
+            self.lead()?;
+            match patiently(api.create(&parameters, &body)).await? {
+                Ok(created) => return Ok(Arc::new(created)),
+                // Only what comes and goes all the time is met again.
+                Err(error) if is_conflict(&error) && !was_met => match self.find(&api, child).await? {
+                    Some(found) if is_owned(&found, owner) => return Ok(Arc::new(found)),
+                    Some(_) => {
+                        let (kind, name) = (child.kind.names().2, child.name.clone());
+                        return Err(ApplyError::NameTaken { kind, name });
+                    }
+                    None => was_met = true,
+                },
+                Err(error) => return Err(failure(child.kind, &child.name, error)),
+            }
         }
     }
 

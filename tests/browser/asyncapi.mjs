@@ -21,13 +21,15 @@ before(async () => {
   const created = createKey('shop-keys');
   key = created.key;
   const lone = 'publish: {transports: {http: {}}, contentTypes: [text/plain, application/json]}';
+  // References of its own lead there wherever the schema stands.
+  const payload = '{type: object, properties: {lines: {type: array, items: {$ref: "#/$defs/line"}}}, $defs: {line: {type: string}}}';
   const everything = streamApi('shop', [generator(20), memory], [
     channel('orders', 'events', `description: "Every *order*, as \\"it\\" is placed."\n${receive}`),
     channel('notes', 'board', both),
     channel('typed', 'board', lone),
     channel('private', 'board', both.replace('}}}\n', '}}, formats: [envelope, cloudevents]}\n')),
     `
-    - {name: elsewhere, server: board, address: there, path: /a/b~c, message: {name: "urn:x/y~z"}, ${receive}}`,
+    - {name: elsewhere, server: board, address: there, path: /a/b~c, message: {name: "urn:x/y~z", payload: ${payload}}, ${receive}}`,
   ], 'description: Orders of a small shop.\nbasePath: /small/shop');
   const deprecated = 'lifecycle: {state: Deprecated, deprecatedAt: "2026-01-31T00:00:00Z", sunsetAt: "2027-01-31T00:00:00Z", link: "https://shop.example/next?a=b#c"}';
   sluice = await Sluice.start(everything + keyPolicy('shop', ['private'], created.secret)
@@ -48,7 +50,8 @@ function isWhole(document) {
     find(at);
     security.forEach(find);
     for (const message of messages) {
-      find(message);
+      const { payload } = find(message);
+      if (payload) find(payload.schema.properties.lines.items);
       assert.ok(message.$ref.startsWith(`${at.$ref}/messages/`), message.$ref);
     }
   }
