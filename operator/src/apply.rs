@@ -102,6 +102,7 @@ pub struct Writer {
     once: Client,
     leadership: Leadership,
     written: Arc<Mutex<HashMap<Key, Written>>>,
+    settled: Arc<Mutex<HashMap<Key, Settled>>>,
 }
 
 type Key = (ChildKind, String, String);
@@ -126,6 +127,14 @@ struct Written {
     at: Instant,
 }
 
+/// What was found to be as it should be.
+#[derive(PartialEq, Eq)]
+struct Settled {
+    version: String,
+    /// Digest of the body.
+    body: u64,
+}
+
 fn digest(body: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
@@ -144,7 +153,30 @@ fn key(owner: &Owner<'_>, child: &Child) -> Key {
 impl Writer {
     /// Writes through `client` while `leadership` holds, and through `once` what has an answer for later.
     pub fn new(client: Client, once: Client, leadership: Leadership) -> Self {
-        Self { client, once, leadership, written: Arc::default() }
+        Self { client, once, leadership, written: Arc::default(), settled: Arc::default() }
+    }
+
+    /// Whether the child was found to be what it should be when it was last looked at, in that `version`: most of what is
+    /// looked at again is about something else, and finding out that nothing differs is most of a look.
+    pub fn is_settled(&self, owner: &Owner<'_>, child: &Child, version: Option<String>) -> bool {
+        let Some(version) = version else { return false };
+        let now = Settled { version, body: digest(&child.body) };
+        self.settled.lock().get(&key(owner, child)) == Some(&now)
+    }
+
+    /// Keeps in mind that the child is what it should be in that version.
+    pub fn settle(&self, owner: &Owner<'_>, child: &Child, version: String) {
+        let settled = Settled { version, body: digest(&child.body) };
+        self.settled.lock().insert(key(owner, child), settled);
+    }
+
+    /// Forgets the children of an owner that is gone.
+    pub fn forget(&self, owner: &Owner<'_>) {
+        let (namespace, name) = (owner.namespace, owner.child_name());
+        let mut settled = self.settled.lock();
+        for kind in ChildKind::ALL {
+            settled.remove(&(kind, namespace.to_owned(), name.clone()));
+        }
     }
 
     /// Makes the child what it should be; `live` is what it was last seen to be. Whether anything

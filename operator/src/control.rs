@@ -196,10 +196,19 @@ impl Context {
     ) -> Result<(), ApplyError> {
         let _timer = self.metrics.step(owner.kind.name(), "write");
         for child in children.filter(|child| !self.world.lacks(child.kind)) {
+            let version = self.world.version_of(child.kind, owner.namespace, &child.name);
+            if self.writer.is_settled(owner, child, version) {
+                continue;
+            }
             let live = self.world.child(child.kind, owner.namespace, &child.name);
             let applied = self.writer.apply(owner, child, live.as_deref()).await?;
             if applied == Applied::Late {
                 self.look_again(owner);
+            }
+            if applied == Applied::Same
+                && let Some(version) = live.and_then(|live| live.resource_version())
+            {
+                self.writer.settle(owner, child, version);
             }
             if applied == Applied::Written {
                 self.metrics.wrote(child.kind.names().2);
@@ -278,6 +287,7 @@ impl Context {
     fn forget(&self, kind: Kind, name: &Name) {
         self.failures.lock().remove(&(kind, name.clone()));
         if kind == Kind::StreamGateway {
+            self.writer.forget(&Owner::gateway(&name.0, &name.1, None));
             self.hosts.lock().remove(name);
             self.observer.forget_gateway(name);
         }
@@ -287,6 +297,7 @@ impl Context {
         if kind != Kind::StreamApi {
             return;
         }
+        self.writer.forget(&Owner::api(&name.0, &name.1, None));
         self.last.lock().remove(name);
         self.keys.lock().remove(&format!("{}/{}", name.0, name.1));
         self.unavailable.lock().remove(name);

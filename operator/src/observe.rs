@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::children::{API_LABEL, GATEWAY_LABEL, sidecar};
 use crate::streams::{ByApi, Streams};
-use crate::world::{AllDirty, Name, World, name_of};
+use crate::world::{AllDirty, Changed, Name, World, name_of};
 
 /// The condition of a pod that clients are sent to.
 pub const READY: &str = "Ready";
@@ -157,6 +157,7 @@ struct ShownApi {
 
 /// A pod that is asked.
 struct Asked {
+    namespace: String,
     serves: Serves,
     address: SocketAddr,
     view: PodView,
@@ -305,7 +306,7 @@ impl Observer {
             let wait = next.map_or(EVERY, |next| next.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = tokio::time::sleep(wait), if asking.len() < AT_ONCE => {}
-                () = world.pods_changed.notified() => self.list(&world, &dirty),
+                changed = world.changed_pods.next() => self.look(&world, changed, &dirty),
                 () = self.hurry.notified() => {}
                 Some((uid, answer)) = asking.next() => self.note(&uid, answer, &dirty),
             }
@@ -328,33 +329,27 @@ impl Observer {
         due.collect()
     }
 
-    /// Takes over which pods there are. A pod that changed is asked at once.
+    /// Takes over what became of pods.
+    fn look(&self, world: &World, changed: Changed, dirty: &AllDirty) {
+        let Changed::Some(names) = changed else { return self.list(world, dirty) };
+        let mut pods = self.pods.lock();
+        for name in &names {
+            // Also one that was made again under its name.
+            let is_it = |asked: &Asked| asked.view.name == name.1 && asked.namespace == name.0;
+            let mut before: HashMap<_, _> = pods.extract_if(|_, asked| is_it(asked)).collect();
+            if let Some(pod) = world.pod(name) {
+                self.take_over(&pod, &mut before, &mut pods, dirty);
+            }
+            before.into_values().for_each(|gone| self.touch(&gone.serves, dirty));
+        }
+    }
+
+    /// Takes over which pods there are.
     fn list(&self, world: &World, dirty: &AllDirty) {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
         for pod in world.pods.state().into_iter().chain(world.sidecars.state()) {
-            let Some((uid, serves, address)) = running(&pod) else { continue };
-            if pods.contains_key(&uid) {
-                continue;
-            }
-            let ready = is_ready(&pod);
-            let asked = before.remove(&uid).filter(|asked| asked.address == address);
-            let mut asked = asked.unwrap_or_else(|| {
-                let report = Err("it has not been asked yet".to_owned());
-                let placement = match &serves {
-                    Serves::Gateway(_) => Place::Gateway,
-                    Serves::Apis(_) if address.port() == sidecar::ADMIN_PORT => Place::Sidecar,
-                    Serves::Apis(_) => Place::Deployment,
-                };
-                let view = PodView { name: pod.name_any(), ready, placement, was_asked: false, report };
-                Asked { serves, address, view, streams: None, next: Instant::now(), pause: HURRY }
-            });
-            if asked.view.ready != ready {
-                (asked.next, asked.pause) = (Instant::now(), HURRY);
-                asked.view.ready = ready;
-                self.touch(&asked.serves, dirty);
-            }
-            pods.insert(uid, asked);
+            self.take_over(&pod, &mut before, &mut pods, dirty);
         }
         before.into_values().for_each(|gone| self.touch(&gone.serves, dirty));
         drop(pods);
@@ -363,6 +358,39 @@ impl Observer {
             world.apis.state().iter().for_each(|api| dirty.apis.add(name_of(api)));
             world.gateways.state().iter().for_each(|gateway| dirty.gateways.add(name_of(gateway)));
         }
+    }
+
+    /// Adds a pod to `pods`, if it runs; what is known of it is taken from `before`. One that changed is asked at once.
+    fn take_over(
+        &self,
+        pod: &Pod,
+        before: &mut HashMap<String, Asked>,
+        pods: &mut HashMap<String, Asked>,
+        dirty: &AllDirty,
+    ) {
+        let Some((uid, serves, address)) = running(pod) else { return };
+        if pods.contains_key(&uid) {
+            return;
+        }
+        let ready = is_ready(pod);
+        let asked = before.remove(&uid).filter(|asked| asked.address == address);
+        let mut asked = asked.unwrap_or_else(|| {
+            let report = Err("it has not been asked yet".to_owned());
+            let placement = match &serves {
+                Serves::Gateway(_) => Place::Gateway,
+                Serves::Apis(_) if address.port() == sidecar::ADMIN_PORT => Place::Sidecar,
+                Serves::Apis(_) => Place::Deployment,
+            };
+            let view = PodView { name: pod.name_any(), ready, placement, was_asked: false, report };
+            let namespace = pod.namespace().unwrap_or_default();
+            Asked { namespace, serves, address, view, streams: None, next: Instant::now(), pause: HURRY }
+        });
+        if asked.view.ready != ready {
+            (asked.next, asked.pause) = (Instant::now(), HURRY);
+            asked.view.ready = ready;
+            self.touch(&asked.serves, dirty);
+        }
+        pods.insert(uid, asked);
     }
 
     /// Has everything that a pod serves looked at again.

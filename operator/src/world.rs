@@ -18,7 +18,6 @@ use serde::Deserialize as _;
 use sluice_config::StreamApiSpec;
 use sluice_config::placement::{GatewayRef, Placement, StreamGatewaySpec, check};
 use sluice_crds::{GROUP, USE_LABEL, VERSION};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::children::sidecar::{self, Guest};
@@ -31,8 +30,8 @@ mod watches;
 mod watching;
 
 pub use around::document_of;
-pub use touched::Dirty;
-use touched::Touched;
+pub use touched::{Changed, Dirty};
+use touched::{ChangedPods, Touched};
 pub use watches::status_of;
 use watches::{Absent, Watches, strip, unpacked};
 pub use watching::anew;
@@ -110,7 +109,7 @@ pub struct World {
     read: Mutex<HashMap<String, (i64, Arc<StreamApiSpec>)>>,
     touched: Arc<Touched>,
     /// Pods came, went or changed.
-    pub pods_changed: Arc<Notify>,
+    pub changed_pods: Arc<ChangedPods>,
 }
 
 impl World {
@@ -126,13 +125,13 @@ impl World {
         let api_writer = Writer::new(api_resource());
         let gateway_writer = Writer::new(gateway_resource());
         let policy_writer = Writer::new(policy_resource());
-        let pods_changed = Arc::new(Notify::new());
+        let changed_pods = Arc::new(ChangedPods::default());
         let touched = Touched::new(
             dirty,
             api_writer.as_reader(),
             gateway_writer.as_reader(),
             policy_writer.as_reader(),
-            pods_changed.clone(),
+            changed_pods.clone(),
         );
         let service_writer = settings.expose_services.then(|| Writer::new(ChildKind::Service.resource()));
         let touched = touched.with_services(service_writer.as_ref().map(Writer::as_reader));
@@ -167,7 +166,7 @@ impl World {
             services,
             read,
             touched,
-            pods_changed,
+            changed_pods,
         };
         world.listed().await;
         (Arc::new(world), tasks)
@@ -227,6 +226,12 @@ impl World {
             Some(Guest { api: api.name_any(), sidecar })
         };
         apis.into_iter().filter_map(guest).collect()
+    }
+
+    /// The pod of that name, if a data plane is in it.
+    pub fn pod(&self, (namespace, name): &Name) -> Option<Arc<Pod>> {
+        let reference = ObjectRef::new(name).within(namespace);
+        self.pods.get(&reference).or_else(|| self.sidecars.get(&reference))
     }
 
     /// Whether the API has pods of its own, those that are about to end included.

@@ -77,7 +77,9 @@ fn observer(pods: &[(&str, &Serves, bool)]) -> Observer {
         };
         let address = SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT));
         let serves = Serves::clone(serves);
-        let asked = Asked { serves, address, view, streams: None, next: Instant::now(), pause: HURRY };
+        let namespace = "a".to_owned();
+        let asked =
+            Asked { namespace, serves, address, view, streams: None, next: Instant::now(), pause: HURRY };
         observer.pods.lock().insert((*name).into(), asked);
     }
     observer

@@ -19,6 +19,9 @@ use super::{AllDirty, Name, api_resource, gateway_of, gateway_resource, name_of,
 use crate::children::{API_LABEL, GATEWAY_LABEL};
 
 mod exposed;
+mod pods;
+
+pub use pods::{Changed, ChangedPods};
 
 /// Kind of a gateway, as owner references have it.
 const GATEWAY: &str = "StreamGateway";
@@ -74,17 +77,17 @@ pub struct Touched {
     targeted: Mutex<BTreeMap<Name, Targets>>,
     /// The APIs and the gateways of the last list.
     listed: Mutex<[BTreeSet<Name>; 2]>,
-    pods: Arc<Notify>,
+    pods: Arc<ChangedPods>,
 }
 
 impl Touched {
-    /// What is touched is added to `dirty`, and `pods` is notified.
+    /// What is touched is added to `dirty`, and pods to `pods`.
     pub fn new(
         dirty: &AllDirty,
         all_apis: Store<DynamicObject>,
         all_gateways: Store<DynamicObject>,
         all_policies: Store<DynamicObject>,
-        pods: Arc<Notify>,
+        pods: Arc<ChangedPods>,
     ) -> Self {
         Self {
             dirty: dirty.clone(),
@@ -229,8 +232,8 @@ impl Touched {
     }
 
     /// By a pod: whoever asks pods.
-    pub fn pod(&self, _: &Pod) {
-        self.pods.notify_one();
+    pub fn pod(&self, pod: &Pod) {
+        self.pods.one((pod.namespace().unwrap_or_default(), pod.name_any()));
     }
 
     /// From now on this process looks at what is touched, and at everything first.
@@ -279,7 +282,7 @@ impl Touched {
         for service in self.all_services.iter().flat_map(Store::state) {
             self.dirty.services.add(name_of(&service));
         }
-        self.pods.notify_one();
+        self.pods.all();
     }
 }
 

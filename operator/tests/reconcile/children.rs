@@ -160,8 +160,9 @@ async fn clients_of_another_api_stay_connected() {
     bed.apply(&other).await;
     let pod = Pod::run(&bed, "other").await;
     bed.told("other", "Programmed", "True", "Programmed").await;
-    let before = (pod.served().await, bed.child(ChildKind::ConfigMap, "other").await);
     let (mut socket, _) = WebSocket::begin(&pod.url("/other/orders")).await;
+    let before = (pod.served().await, bed.child(ChildKind::ConfigMap, "other").await);
+    assert_eq!(before.0["streams"], json!({"orders": {"websocket": 1}}));
     let config = bed.child(ChildKind::ConfigMap, "shop").await;
     bed.apply(&with_channels(&["more".into()])).await;
     eventually("the edit is written", || async {
