@@ -12,6 +12,7 @@ use sluice_schema::{Schema, Violation};
 use crate::encode::{essence, is_json};
 use crate::message::Outgoing;
 use crate::respond::Refusal;
+use crate::transport::websocket::protocol::read_cloud_event;
 
 /// What can be validated.
 const ACCEPTED: &str = "application/json, or a media type that ends with +json";
@@ -54,6 +55,10 @@ fn check_event(schema: &Schema, payload: &[u8]) -> Result<(), Refusal> {
     if payload.trim_ascii_start().first() != Some(&b'{') {
         return invalid("", "is not a CloudEvent in JSON, an object");
     }
+    // Nothing but an event has its payload inside.
+    if read_cloud_event(payload).is_err() {
+        return invalid("", "is not a CloudEvent 1.0 in JSON: specversion, id, source and type must be set");
+    }
     let event: Event<'_> = match serde_json::from_slice(payload) {
         Ok(event) => event,
         // The words of the parser would repeat what it met.
@@ -91,6 +96,7 @@ mod tests {
     use crate::message::{CONTENT_TYPE, Headers};
 
     const EVENT: &str = "application/cloudevents+json; charset=utf-8";
+    const ATTRIBUTES: &str = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t""#;
 
     /// What becomes of `payload`, of a channel whose messages are of `default` type: 200, or the status of its
     /// refusal and where it does not fit.
@@ -126,11 +132,11 @@ mod tests {
             (None, "application/octet-stream", r#"{"n":1}"#, 415, &[]),
             (Some("text/plain"), json, r#"{"n":1}"#, 415, &[]),
             (Some("application/x-www-form-urlencoded"), json, r#"{"n":1}"#, 415, &[]),
-            (Some(EVENT), json, r#"{"id":"e","data":{"n":1}}"#, 200, &[]),
+            (Some(EVENT), json, r#"{"data":{"n":1}}"#, 200, &[]),
             (Some(EVENT), json, r#"{"data":{"n":1},"datacontenttype":"application/json"}"#, 200, &[]),
             (Some(EVENT), json, r#"{"data_base64":"eyJuIjoxfQ=="}"#, 200, &[]),
             (Some(EVENT), json, r#"{"data":{"n":0}}"#, 422, &["/data/n"]),
-            (Some(EVENT), json, r#"{"n":1}"#, 422, &["/data"]),
+            (Some(EVENT), json, r#"{"extension":1}"#, 422, &["/data"]),
             (Some(EVENT), json, r#"{"data":null}"#, 422, &["/data"]),
             (Some(EVENT), json, r#"{"data":{"n":1},"data":{"n":0}}"#, 422, &[""]),
             (Some(EVENT), json, r#"{"data":{"n":1},"data_base64":"eyJuIjowfQ=="}"#, 422, &["/data_base64"]),
@@ -140,8 +146,20 @@ mod tests {
             (Some(EVENT), json, r#"[null,{"n":1},null]"#, 422, &[""]),
         ] {
             let at: Vec<String> = at.iter().map(|at| (*at).to_owned()).collect();
-            let (found, places) = fate(content_type, default, payload);
+            let payload = match payload.strip_prefix('{') {
+                Some(rest) if content_type == Some(EVENT) => format!("{ATTRIBUTES},{rest}"),
+                _ => payload.to_owned(),
+            };
+            let (found, places) = fate(content_type, default, &payload);
             assert_eq!((found, places), (status, at), "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_only_claims_to_be_an_event_is_refused() {
+        let json = "application/json";
+        for payload in [r#"{"data":{"n":1},"n":-5}"#, r#"{"specversion":"1.0","id":"","data":{"n":1}}"#] {
+            assert_eq!(fate(Some(EVENT), json, payload), (422, vec![String::new()]), "{payload}");
         }
     }
 

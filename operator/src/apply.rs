@@ -213,7 +213,7 @@ impl Writer {
         let written = match difference {
             Difference::Entries => self.replace(&api, child, live, &as_json).await?,
             Difference::Fields | Difference::None => {
-                self.hand_over_replicas(&api, child, live).await?;
+                self.hand_over_replicas(owner, &api, child, live).await?;
                 self.patch(&api, child, live.uid()).await?
             }
         };
@@ -231,7 +231,7 @@ impl Writer {
     ) -> Result<Option<DynamicObject>, ApplyError> {
         let mut may_be_there = self.is_under_way(owner, child, None);
         loop {
-            if may_be_there && let Some(found) = self.find(api, child).await? {
+            if may_be_there && let Some(found) = self.find(owner, child.kind, &child.name).await? {
                 return Ok(Some(found));
             }
             match self.patch(api, child, None).await {
@@ -251,6 +251,7 @@ impl Writer {
     /// longer names is taken away if nobody else named it, and without a number there is one pod.
     async fn hand_over_replicas(
         &self,
+        owner: &Owner<'_>,
         api: &Api<DynamicObject>,
         child: &Child,
         live: &DynamicObject,
@@ -260,7 +261,7 @@ impl Writer {
             return Ok(());
         }
         // What the watch brought may be older than what this process wrote itself.
-        let Some(fresh) = self.find(api, child).await? else { return Ok(()) };
+        let Some(fresh) = self.find(owner, child.kind, &child.name).await? else { return Ok(()) };
         let there = fresh.data["spec"]["replicas"].as_u64().unwrap_or(1);
         // An autoscaler leaves a Deployment without pods alone.
         let replicas = there.max(1);
@@ -322,27 +323,31 @@ impl Writer {
             match patiently(api.create(&parameters, &body)).await? {
                 Ok(created) => return Ok(Arc::new(created)),
                 // Only what comes and goes all the time is met again.
-                Err(error) if is_conflict(&error) && !was_met => match self.find(&api, child).await? {
-                    Some(found) if is_owned(&found, owner) => return Ok(Arc::new(found)),
-                    Some(_) => {
-                        let (kind, name) = (child.kind.names().2, child.name.clone());
-                        return Err(ApplyError::NameTaken { kind, name });
+                Err(error) if is_conflict(&error) && !was_met => {
+                    match self.find(owner, child.kind, &child.name).await? {
+                        Some(found) if is_owned(&found, owner) => return Ok(Arc::new(found)),
+                        Some(_) => {
+                            let (kind, name) = (child.kind.names().2, child.name.clone());
+                            return Err(ApplyError::NameTaken { kind, name });
+                        }
+                        None => was_met = true,
                     }
-                    None => was_met = true,
-                },
+                }
                 Err(error) => return Err(failure(child.kind, &child.name, error)),
             }
         }
     }
 
-    /// The child as it is. By a list, which who watches may ask for anyway, so that no other right is needed.
-    async fn find(
+    /// An object as it is. By a list, which who watches may ask for anyway, so that no other right is needed.
+    pub async fn find(
         &self,
-        api: &Api<DynamicObject>,
-        child: &Child,
+        owner: &Owner<'_>,
+        kind: ChildKind,
+        name: &str,
     ) -> Result<Option<DynamicObject>, ApplyError> {
-        let by_name = ListParams::default().fields(&format!("metadata.name={}", child.name));
-        let found = self.request(child, api.list(&by_name)).await?;
+        let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = patiently(self.api(owner, kind).list(&by_name)).await?;
+        let found = found.map_err(|error| failure(kind, name, error))?;
         Ok(found.items.into_iter().next())
     }
 

@@ -164,7 +164,8 @@ impl<'a> Node<'a, Bounded> for Instance<'a> {
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
-        cmp::equal(self.look(1 + breadth(self.value)), expected)
+        let left = self.run.map_or(0, |run| run.steps.get());
+        cmp::equal(self.look(comparison(self.value, expected, left)), expected)
     }
 
     fn to_value(&self) -> Cow<'a, Value> {
@@ -184,14 +185,57 @@ impl<'a> Node<'a, Bounded> for Instance<'a> {
     }
 }
 
-/// What a comparison with `value` takes, roughly: no more of it is looked at than the schema spells out.
-fn breadth(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.len() as u64 / PER_STEP,
-        Value::Array(items) => items.len() as u64,
-        Value::Object(members) => members.len() as u64,
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+/// What a comparison of the two takes, as far as that is no more than `most`: it ends where their shapes differ.
+fn comparison(one: &Value, other: &Value, most: u64) -> u64 {
+    let mut steps = 1;
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => steps += one.len().min(other.len()) as u64 / PER_STEP,
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (one, other) in one.iter().zip(other) {
+                if steps >= most {
+                    break;
+                }
+                steps += comparison(one, other, most - steps);
+            }
+        }
+        (Value::Object(one), Value::Object(other)) if one.len() == other.len() => {
+            for ((name, one), other) in one.iter().zip(other.values()) {
+                if steps >= most {
+                    break;
+                }
+                steps += name.len() as u64 / PER_STEP + comparison(one, other, most - steps);
+            }
+        }
+        _ => {}
     }
+    steps
+}
+
+/// What a walk through all of `value` takes, as far as that is no more than `most`.
+fn walk(value: &Value, most: u64) -> u64 {
+    let text = |text: &str| text.len() as u64 / PER_STEP;
+    let mut steps = 1;
+    match value {
+        Value::String(value) => steps += text(value),
+        Value::Array(items) => {
+            for item in items {
+                if steps >= most {
+                    break;
+                }
+                steps += walk(item, most - steps);
+            }
+        }
+        Value::Object(members) => {
+            for (name, value) in members {
+                if steps >= most {
+                    break;
+                }
+                steps += text(name) + walk(value, most - steps);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    steps
 }
 
 /// The members of an object.
@@ -260,8 +304,13 @@ impl<'a> Array<'a, Bounded> for Items<'a> {
     }
 
     fn is_unique(&self) -> bool {
-        if self.run.is_some_and(|run| !run.spend(self.items.len() as u64)) {
-            return true;
+        // Every item is read to its leaves.
+        if let Some(run) = self.run {
+            for item in self.items {
+                if !run.spend(walk(item, run.steps.get())) {
+                    return true;
+                }
+            }
         }
         let mut seen = HashSet::with_capacity(self.items.len());
         self.items.iter().all(|item| seen.insert(ByValue(item)))

@@ -14,10 +14,12 @@ use sluice_config::shown::{clip, clip_to};
 use sluice_config::{Problem, StreamApiSpec};
 
 use crate::instance::{Bounded, Costs, Instance, Run};
+use crate::strict::Strict;
 
 mod instance;
 mod path;
 mod pattern;
+mod strict;
 mod vet;
 
 /// Problems listed of one schema.
@@ -31,8 +33,8 @@ const MAX_TEXT: usize = 200;
 /// Deepest nesting of a payload. Together with the schemas that are applied to one value it bounds the stack.
 const PAYLOAD_DEPTH: usize = 64;
 /// Steps that validating a payload may take, and more for each of its bytes. A step is a look at a value.
-const STEPS: u64 = 200_000;
-const STEPS_PER_BYTE: u64 = 16;
+const STEPS: u64 = 20_000;
+const STEPS_PER_BYTE: u64 = 8;
 /// Bytes of one compiled pattern, and of what one keeps to be fast.
 const PATTERN_BYTES: usize = 2 << 20;
 const PATTERN_CACHE_BYTES: usize = 256 << 10;
@@ -110,7 +112,7 @@ impl Schema {
     pub fn validate(&self, payload: &[u8]) -> Result<(), Vec<Violation>> {
         let one = |message: &str| vec![Violation::new("", message)];
         // What the parser says has no text of the payload in it.
-        let value: Value =
+        let Strict(value) =
             serde_json::from_slice(payload).map_err(|error| one(&format!("is not JSON: {error}")))?;
         if !is_within(&value, PAYLOAD_DEPTH) {
             return Err(one(&format!("is nested deeper than {PAYLOAD_DEPTH} levels")));

@@ -67,6 +67,7 @@ fn what_does_not_fit_is_told_by_place_and_never_by_value() {
         (r#"{"id":"hunter2""#, &["is not JSON: EOF while parsing an object at line 1"]),
         ("", &["is not JSON"]),
         ("{} {}", &["is not JSON"]),
+        (r#"{"hunter2":-1,"hunter2":1}"#, &["is not JSON: an object has a name twice at line 1"]),
         ("\"\u{7f}\\ud800\"", &["is not JSON"]),
     ] {
         let told = told(&schema, payload);

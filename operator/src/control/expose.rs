@@ -14,7 +14,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use super::{Context, publish};
 use crate::apply::{Applied, ApplyError, LATE_WATCH};
 use crate::children::{Child, ChildKind, Owner};
-use crate::expose::{API, expose, is_left, maker};
+use crate::expose::{API, LABEL, expose, is_left, maker};
 use crate::objects::Kind;
 use crate::world::{Name, name_of};
 
@@ -138,6 +138,14 @@ impl Context {
     pub(super) async fn take_back(&self, name: &Name, api: &DynamicObject) -> Result<bool, ApplyError> {
         let Some(maker) = maker(api).filter(|_| self.is_left(&name.0, api)) else { return Ok(false) };
         let owner = Owner::service(&name.0, &maker.name, Some(&maker.uid));
+        // With the StreamAPI its streams go, and the key of its cursors: that is not done on the word of a watch that may
+        // be late.
+        let service = self.writer.find(&owner, ChildKind::Service, &maker.name).await?;
+        let is_labelled =
+            |service: &&DynamicObject| service.labels().get(LABEL).is_some_and(|it| it == "true");
+        if !is_left(api, service.as_ref().filter(is_labelled)) {
+            return Ok(false);
+        }
         self.writer.prune(&owner, ChildKind::StreamApi, api).await?;
         let (kind, name) = (ChildKind::StreamApi.names().2, api.name_any());
         tracing::info!(namespace = owner.namespace, service = owner.name, kind, name, "deleted");

@@ -197,6 +197,12 @@ fn a_payload_is_validated_or_refused_in_time() {
     let names: Map<String, Value> = (0..100).map(|n| (format!("(a|b)*c{n}"), json!({}))).collect();
     let name = format!("{{\"{}\":1}}", "ab".repeat(100_000));
     let choices = vec![json!({"type": "null"}); 500];
+    // What reads every value to its leaves, as often as a schema may be applied.
+    let unique = json!({"allOf": vec![json!({"uniqueItems": true}); 1500]});
+    let wide: Vec<u32> = (0..3000).collect();
+    let same =
+        json!({"allOf": vec![json!({"$ref": "#/$defs/wide"}); 500], "$defs": {"wide": {"const": [wide]}}});
+    let wide = serde_json::to_string(&[wide]).expect("JSON");
     for (what, schema, payload, fits) in [
         ("twice each level", twice, lists, None),
         ("a tree of operations", tree.clone(), operations, None),
@@ -209,6 +215,8 @@ fn a_payload_is_validated_or_refused_in_time() {
             format!("[{}]", vec!["1"; 20_000].join(",")),
             Some(false),
         ),
+        ("a long list in a short one", unique, format!("[[{}]]", vec!["0"; 500_000].join(",")), Some(false)),
+        ("a long value that is looked for often", same, wide, Some(false)),
         (
             "a text for a large pattern",
             json!({"pattern": "^(a?){500}(a?){500}b"}),
