@@ -196,7 +196,9 @@ impl Context {
     ) -> Result<(), ApplyError> {
         let _timer = self.metrics.step(owner.kind.name(), "write");
         for child in children.filter(|child| !self.world.lacks(child.kind)) {
-            let version = self.world.version_of(child.kind, owner.namespace, &child.name);
+            let lists = self.world.lists();
+            let of = |version: String| format!("{lists}/{version}");
+            let version = self.world.version_of(child.kind, owner.namespace, &child.name).map(of);
             if self.writer.is_settled(owner, child, version) {
                 continue;
             }
@@ -208,7 +210,7 @@ impl Context {
             if applied == Applied::Same
                 && let Some(version) = live.and_then(|live| live.resource_version())
             {
-                self.writer.settle(owner, child, version);
+                self.writer.settle(owner, child, of(version));
             }
             if applied == Applied::Written {
                 self.metrics.wrote(child.kind.names().2);

@@ -210,6 +210,12 @@ impl World {
         self.children.get(&kind)?.get(&reference)?.resource_version()
     }
 
+    /// How often something was listed anew. A backup that is put back gives versions a second time, and an
+    /// interrupted watch is all that can be seen of that.
+    pub fn lists(&self) -> u64 {
+        self.touched.lists()
+    }
+
     /// The APIs of `namespace` that are served in sidecars, the oldest first.
     pub fn guests(&self, namespace: &str) -> Vec<Guest> {
         let mut apis = within(&self.apis, namespace);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::Stream;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -78,6 +79,8 @@ pub struct Touched {
     /// The APIs and the gateways of the last list.
     listed: Mutex<[BTreeSet<Name>; 2]>,
     pods: Arc<ChangedPods>,
+    /// How often something was listed anew.
+    lists: AtomicU64,
 }
 
 impl Touched {
@@ -100,6 +103,7 @@ impl Touched {
             targeted: Mutex::default(),
             listed: Mutex::default(),
             pods,
+            lists: AtomicU64::new(0),
         }
     }
 
@@ -236,6 +240,11 @@ impl Touched {
         self.pods.one((pod.namespace().unwrap_or_default(), pod.name_any()));
     }
 
+    /// How often something was listed anew.
+    pub fn lists(&self) -> u64 {
+        self.lists.load(Ordering::SeqCst)
+    }
+
     /// From now on this process looks at what is touched, and at everything first.
     pub fn begin(&self) {
         self.dirty.apis.begin();
@@ -258,6 +267,7 @@ impl Touched {
 
     /// After a list, for what went meanwhile is not told.
     pub fn everything(&self) {
+        self.lists.fetch_add(1, Ordering::SeqCst);
         let apis = self.all_apis.state();
         let gateways = self.all_gateways.state();
         self.gone([&apis, &gateways]);
